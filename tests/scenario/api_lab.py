@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Coroutine
@@ -35,7 +36,7 @@ from weft.kinds.allocation import (
 )
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.errors import WeftError
-from weft.objects.identity import SERVER_NAME, Ref, new_uid
+from weft.objects.identity import SERVER_NAME, Ref, ServerIdentity, new_uid
 from weft.protocol.server.join import ServerKeys
 from weft.serving.server import listen, make_server_tls
 from weft.store.memory import MemoryStore
@@ -66,7 +67,10 @@ class ApiLab:
         self.history = History(find_metrics, self.clock) if find_metrics is not None else None
         self.store = store or MemoryStore(self.clock)
         self.journal = SqliteJournal(folder / "journal.db", self.clock)
-        self.authority = Authority(folder, self.clock) if beside is None else beside.authority
+        if beside is not None:
+            for name in ("ca.key", "ca.crt"):
+                shutil.copy(beside.folder / name, folder / name)
+        self.authority, self.name = Authority(folder, self.clock), "s1" if beside is None else "s2"
         (folder / "images").mkdir(exist_ok=True)
         self.settings = Settings(
             folder / "images", b"k" * 32, (GATEWAY,), SERVER_NAME, publish_address, seal_key=b"s" * 32
@@ -99,13 +103,14 @@ class ApiLab:
             provider=provider,
             history=self.history,
             read_keys=lambda: ServerKeys("etcd://127.0.0.1:2379", {}),
+            own=ServerIdentity(self.name, f"uid-{self.name}"),
         )
         sock = listen("127.0.0.1", port)
         self.port: int = sock.getsockname()[1]
         tls = make_server_tls(chain, key, self.authority.ca_path)
         self.server = make_api_server(build_app(self.api), [sock], tls, self.clock)
-        server = f"https://127.0.0.1:{self.port}"
-        await bootstrap(self.api, self.context_path, server, name="s1" if self.beside is None else "s2")
+        self.url = f"https://127.0.0.1:{self.port}"
+        await bootstrap(self.api, self.context_path, self.url, name=self.name)
         self.api.start()
         self.server.start()
 

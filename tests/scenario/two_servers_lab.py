@@ -11,10 +11,14 @@ from typing import Any
 
 import msgspec
 from tests.scenario.api_lab import ApiLab
+from tests.scenario.people.test_people import wait_until
 
 from weft.client import Client
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Batch, Store
+from weft.kinds.server import SERVER, ServerSpec, ServerStatus
+from weft.objects.envelope import merge_part
+from weft.objects.identity import object_key
 from weft.store.memory import MemoryStore
 
 
@@ -47,6 +51,18 @@ class TwoServers:
         self.second = ApiLab(folder / "s2", self._late, beside=self.first)  # type: ignore[arg-type]
         self.servers = (self.first, self.second)
         self.admin = self.in_turn(self.first.client)
+
+    def announce(self, **addresses: str) -> None:
+        """Let the store say that both serve, and others at these addresses ("": not now); both know it afterwards."""
+        places = {one.name: one.url for one in self.servers} | addresses
+        for name, address in places.items():
+            status = ServerStatus(phase="Ready" if address else "NotReady", address=address)
+            found = self.first.stored(object_key(SERVER.name, None, name)) or SERVER.make(name, ServerSpec(), 0.0)
+            found.status = merge_part(found.status, status)
+            self.first.put(found)
+        for one in self.servers:
+            wanted = {name: place for name, place in sorted(places.items()) if name != one.name}
+            wait_until(lambda one=one, wanted=wanted: one.api.servers.list_others(one.name) == wanted)  # type: ignore[misc]
 
     @contextmanager
     def lagging(self) -> Iterator[None]:

@@ -29,6 +29,7 @@ from weft.api.state.store_position import StorePosition
 from weft.api.state.token_use import TokenUse
 from weft.api.state.watch_lines import WatchLines
 from weft.api.trace.node_spans import NodeSpans
+from weft.client.server.others import OtherServers
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
@@ -42,7 +43,7 @@ from weft.kinds.registry import BY_NAME
 from weft.kinds.token import TokenMarks, TokenSpec, TokenStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import Unavailable
-from weft.objects.identity import Ref, kind_prefix
+from weft.objects.identity import Ref, ServerIdentity, kind_prefix
 from weft.protocol.server.join import ServerKeys
 from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.journal import SqliteJournal
@@ -140,6 +141,7 @@ class ApiContext:
     spans: TraceStore | None = None  # of all processes and nodes, likewise
     server_log: ServerLog | None = None  # of its own processes; None: the server keeps none
     history: History | None = None  # of metrics; None: the server keeps none
+    own: ServerIdentity | None = None  # which server this is; None: it knows no others
     logins: LoginLimits = field(default_factory=LoginLimits)
     requests: RequestCounts = field(default_factory=RequestCounts)
     counted: CountedObjects = field(default_factory=CountedObjects)
@@ -149,12 +151,14 @@ class ApiContext:
     boards: Boards = field(init=False)  # of dashboards
     node_spans: NodeSpans = field(init=False)
     servers: ServerAddresses = field(init=False)
+    others: OtherServers = field(init=False)  # of the fabric
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.boards = Boards(self.store, self.clock)
         self.node_spans = NodeSpans(self.clock)
         self.servers = ServerAddresses(self.store, self.clock)
+        self.others = OtherServers(self.own, self.authority, self.servers.list_others, self.clock)
 
     @functools.cached_property
     def tokens(self) -> PrefixCache[TokenFacts]:
@@ -227,6 +231,7 @@ class ApiContext:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.others.close()
 
     @functools.cached_property
     def notes(self) -> Mapping[str, Callable[[Envelope], None]]:

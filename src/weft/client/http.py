@@ -33,7 +33,7 @@ class Http:
     """Requests to one server, or to another one of the fabric while that doesn't answer. ``timeout_seconds`` bounds each silence of
     the server's; ``patience_seconds`` is how long a request keeps dialling while nobody answers; ``most_answer_bytes`` bounds
     what is read of one answer, and ``most_seconds`` the whole of one try, after which all connections are cut; None: nothing
-    does."""
+    does. ``roams``: it goes to servers that answers name."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Http:
         clock: Clock | None = None,
         most_answer_bytes: int | None = None,
         most_seconds: float | None = None,
+        roams: bool = True,
     ) -> None:
         self.server = context.server.rstrip("/")
         self._endpoints = Endpoints(context)
@@ -60,7 +61,7 @@ class Http:
                 )
             self._headers["Authorization"] = f"Bearer {context.token}"
         self._timeout_seconds = timeout_seconds
-        self._most_answer_bytes, self._most_seconds = most_answer_bytes, most_seconds
+        self._most_answer_bytes, self._most_seconds, self._roams = most_answer_bytes, most_seconds, roams
         self._patience_seconds = patience_seconds
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
@@ -247,7 +248,7 @@ class Http:
 
     def _note_version(self, headers: Mapping[str, str]) -> None:
         """Take what an answer says of the fabric's servers and its release."""
-        named = headers.get(SERVERS, "")
+        named = headers.get(SERVERS, "") if self._roams else ""
         if named and (others := self._endpoints.learn(named)) is not None:
             self.on_servers(others)
         version = headers.get(HEADER, "")

@@ -19,6 +19,9 @@ METRICS_NAME = "weft-metrics"  # in the certificate of the server's own database
 MEMBER_NAME = "weft-store"  # in the certificate of each member of the store, and in no other
 SERVER_NAME = "weft-server"  # in every server certificate: clients may connect to any address
 NODE_PREFIX = "node:"  # a node's certificate has the common name ``node:<uid>``
+SERVER_PREFIX = (
+    "server:"  # what a server shows the others has the common name ``server:<uid>``, and its name as the unit
+)
 CLUSTER_PREFIX = "cluster:"  # what a linked cluster does, and makes, is by ``cluster:<its name here>``
 FABRIC = "-"  # stands where the project would, in the key of a fabric-wide object
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -36,14 +39,29 @@ class Ref(msgspec.Struct, frozen=True):
     project: str | None = None
 
 
+class ServerIdentity(msgspec.Struct, frozen=True):
+    """A server of the fabric: its name, and the uid of its state folder."""
+
+    name: str
+    uid: str
+
+
 def read_node_uid(certificate: Mapping[str, object] | None) -> str | None:
     """The uid in the peer's certificate, which TLS has verified; None if it is no node's."""
+    name = _read_subject(certificate).get("commonName", "")
+    return name[len(NODE_PREFIX) :] if name.startswith(NODE_PREFIX) else None
+
+
+def read_server_identity(certificate: Mapping[str, object] | None) -> ServerIdentity | None:
+    """The server in the peer's certificate, which TLS has verified; None if it is no server's."""
+    subject = _read_subject(certificate)
+    uid, name = subject.get("commonName", ""), subject.get("organizationalUnitName", "")
+    return ServerIdentity(name, uid[len(SERVER_PREFIX) :]) if uid.startswith(SERVER_PREFIX) else None
+
+
+def _read_subject(certificate: Mapping[str, object] | None) -> dict[str, str]:
     subject = (certificate or {}).get("subject")
-    for parts in subject if isinstance(subject, tuple) else ():
-        for name, value in parts:
-            if name == "commonName" and value.startswith(NODE_PREFIX):
-                return str(value[len(NODE_PREFIX) :])
-    return None
+    return {name: str(value) for parts in (subject if isinstance(subject, tuple) else ()) for name, value in parts}
 
 
 def is_name(text: str) -> bool:

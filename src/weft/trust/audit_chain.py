@@ -23,10 +23,10 @@ class AuditActor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Sender of a request. Never a secret: a token by its name."""
 
     kind: Literal["person", "node", "joiner", "linker", "nobody", "server"]  # nobody: without valid credentials
-    name: str = ""  # a user's; of a token without a user token:ID, of a node node:UID
+    name: str = ""  # a user's; of a token without a user token:ID, of a node node:UID, of another server server:NAME
     role: str = ""  # of a person
     project: str = ""  # the only one in which it has that role
-    id: str = ""  # the token's name, or the node's uid
+    id: str = ""  # the token's name, or the uid of the node or the server
 
 
 class AuditChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,9 +1,11 @@
 """The fabric's certificate authority: made once, signs the server's certificate and those of nodes.
 
-Keeps ``ca.key``, ``ca.crt``, ``server.key``, ``server.crt`` in the server's state folder, and the key and certificate of other CAs
-in ``services`` there, for people's services, and in ``etcd``, for members of the store: nothing else trusts those. A node's
-certificate has the common name ``node:<uid>``, and serves as a client's, and as a server's towards nodes that expect that very
-name. It names no host, so it can never pass for the server's certificate, which serves as a server's only.
+Keeps ``ca.key``, ``ca.crt``, ``server.key``, ``server.crt``, ``own.pem`` in the server's state folder, and the key and certificate
+of other CAs in ``services`` there, for people's services, and in ``etcd``, for members of the store: nothing else trusts those.
+``own.pem`` is what a server shows the other servers when it asks them: the key and certificate of a client with the common name
+``server:<uid>``. A node's certificate has the common name ``node:<uid>``, and serves as a client's, and as a server's towards
+nodes that expect that very name. It names no host, so it can never pass for the server's certificate, which serves as a server's
+only.
 """
 
 from __future__ import annotations
@@ -24,7 +26,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from weft.contracts.clock import Clock
 from weft.contracts.durable_file import write_durably
 from weft.objects.errors import InvalidInput, Unavailable
-from weft.objects.identity import MEMBER_NAME, METRICS_NAME, NODE_PREFIX, SERVER_NAME
+from weft.objects.identity import (
+    MEMBER_NAME,
+    METRICS_NAME,
+    NODE_PREFIX,
+    SERVER_NAME,
+    SERVER_PREFIX,
+    ServerIdentity,
+)
 
 CA_YEARS = 10
 LEAF_DAYS = 365
@@ -59,6 +68,15 @@ class Authority:
             self._state, "server", sorted({SERVER_NAME, "localhost", "127.0.0.1", *names}), SERVER_NAME, _SERVES
         )
 
+    def renew_own(self, server: ServerIdentity) -> Path:
+        """Ensure a certificate, valid for more than 30 days, that ``server`` shows the other servers; the path of key and chain."""
+        path, subject = self._state / "own.pem", _name(f"{SERVER_PREFIX}{server.uid}", server.name)
+        if not self._is_good(path, path, [], subject):
+            key = ec.generate_private_key(ec.SECP256R1())
+            certificate = self._sign(key.public_key(), subject, (ExtendedKeyUsageOID.CLIENT_AUTH,), [])
+            write_durably(path, _key_pem(key) + _pem(certificate).encode())
+        return path
+
     def renew_metrics(self, folder: Path) -> tuple[Path, Path]:
         """Renew like ``renew_server``, for the server's own database for metrics, in ``folder``."""
         return self._renew(folder, "server", [METRICS_NAME], METRICS_NAME, _SERVES)
@@ -70,10 +88,10 @@ class Authority:
     def _renew(
         self, folder: Path, file: str, wanted: list[str], common_name: str, purposes: tuple[x509.ObjectIdentifier, ...]
     ) -> tuple[Path, Path]:
-        chain, key_path = folder / f"{file}.crt", folder / f"{file}.key"
-        if not self._is_good(chain, key_path, wanted):
+        chain, key_path, subject = folder / f"{file}.crt", folder / f"{file}.key", _name(common_name)
+        if not self._is_good(chain, key_path, wanted, subject):
             key = ec.generate_private_key(ec.SECP256R1())
-            certificate = self._sign(key.public_key(), common_name, purposes, [_general_name(n) for n in wanted])
+            certificate = self._sign(key.public_key(), subject, purposes, [_general_name(n) for n in wanted])
             write_durably(key_path, _key_pem(key))
             write_durably(chain, (_pem(certificate) + self.ca).encode(), 0o644)
         return chain, key_path
@@ -84,7 +102,7 @@ class Authority:
 
     def sign_node(self, csr: x509.CertificateSigningRequest, uid: str, begins: float | None = None) -> str:
         """A certificate (PEM) for the node ``uid`` with the key of ``csr``; the rest of ``csr`` is ignored."""
-        certificate = self._sign(csr.public_key(), f"{NODE_PREFIX}{uid}", _BOTH, [], begins)
+        certificate = self._sign(csr.public_key(), _name(f"{NODE_PREFIX}{uid}"), _BOTH, [], begins)
         return _pem(certificate)
 
     def make_service(self, names: Iterable[str], uid: str) -> tuple[str, float]:
@@ -93,7 +111,7 @@ class Authority:
         authority = Authority(self._state / "services", self._clock)
         key = ec.generate_private_key(ec.SECP256R1())
         found = [_general_name(name) for name in names]
-        certificate = authority._sign(key.public_key(), f"service:{uid}", _SERVES, found)
+        certificate = authority._sign(key.public_key(), _name(f"service:{uid}"), _SERVES, found)
         ends = certificate.not_valid_after_utc.timestamp()
         return _key_pem(key).decode() + _pem(certificate) + authority.ca, ends
 
@@ -129,13 +147,13 @@ class Authority:
     def _sign(
         self,
         public: object,
-        common_name: str,
+        subject: x509.Name,
         purposes: tuple[x509.ObjectIdentifier, ...],
         names: list[x509.GeneralName],
         begins: float | None = None,
     ) -> x509.Certificate:
         builder = (
-            self._builder(public, _name(common_name), self._certificate.subject, LEAF_DAYS, begins)
+            self._builder(public, subject, self._certificate.subject, LEAF_DAYS, begins)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
@@ -159,7 +177,7 @@ class Authority:
             .not_valid_after(begin + datetime.timedelta(days=days, seconds=BEFORE_SECONDS))
         )
 
-    def _is_good(self, chain: Path, key_path: Path, names: list[str]) -> bool:
+    def _is_good(self, chain: Path, key_path: Path, names: list[str], subject: x509.Name) -> bool:
         try:
             certificate = x509.load_pem_x509_certificate(chain.read_bytes())
             key = serialization.load_pem_private_key(key_path.read_bytes(), None)
@@ -167,12 +185,13 @@ class Authority:
         except (OSError, ValueError, TypeError, InvalidSignature):
             return False
         try:
-            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            found = set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
         except x509.ExtensionNotFound:
-            return False
+            found = set()
         left = certificate.not_valid_after_utc - self._now()
         return (
             key.public_key() == certificate.public_key()
+            and certificate.subject == subject
             and left > datetime.timedelta(days=RENEW_DAYS)
             and all(_general_name(name) in found for name in names)
         )
@@ -215,8 +234,9 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+def _name(common_name: str, unit: str = "") -> x509.Name:
+    units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit)] if unit else []
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name), *units])
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

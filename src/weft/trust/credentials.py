@@ -17,7 +17,7 @@ from weft.contracts.driver.function import REGION
 from weft.kinds.permissions import PERMISSIONS, find_least_role
 from weft.kinds.token import SERVER_USE, TokenMarks, TokenSpec
 from weft.objects.errors import Forbidden, NotAuthenticated
-from weft.objects.identity import CLUSTER_PREFIX, NODE_PREFIX, Ref
+from weft.objects.identity import CLUSTER_PREFIX, NODE_PREFIX, SERVER_PREFIX, Ref
 from weft.objects.roles import ALL, RIGHTS, Grant
 from weft.trust.access_keys import derive_secret
 from weft.trust.audit_chain import AuditActor
@@ -32,17 +32,18 @@ SERVICE = "lambda"  # that signatures are for
 
 
 class Actor(msgspec.Struct, frozen=True, dict=True):
-    """A person (or program, or linked cluster) with a token, a node with its certificate, a joining machine, a cluster that links,
-    or a stranger who wants to log in."""
+    """A person (or program, or linked cluster) with a token, a node or another server of the fabric with its certificate, a joining
+    machine, a cluster that links, or a stranger who wants to log in."""
 
-    kind: Literal["person", "node", "joiner", "linker", "stranger"]
-    # For people, the journal and the audit log: a user's, or token:ID, which no user's name looks like; node:UID, cluster:NAME.
+    kind: Literal["person", "node", "server", "joiner", "linker", "stranger"]
+    # For people, the journal and the audit log: a user's, or token:ID, which no user's name looks like; node:UID, server:NAME,
+    # cluster:NAME.
     name: str
-    id: str  # the token's name, or the node's uid
+    id: str  # the token's name, or the uid of the node or the server
     grants: tuple[Grant, ...] = ()  # of a person
     limit: Grant | None = None  # of a user's token: what it may do at most
     user: Ref | None = None  # whose token it is
-    peer: Peer | None = None  # the node's certificate
+    peer: Peer | None = None  # the certificate of the node or the server
     own_project: str = ""  # of a linked cluster: which of its own projects it asks for
 
     @property
@@ -272,21 +273,29 @@ def check_signature(
     return make_actor(found, directory, now)
 
 
-def check_certificate(peer: Peer, uid: str, now: float) -> Actor:
-    """The node of a certificate that TLS has verified; ``enrolment.py`` checks whether a newer one has replaced it.
+def check_certificate(peer: Peer, now: float) -> Actor:
+    """The node or the server of a certificate that TLS has verified; ``enrolment.py`` checks whether a newer one has replaced a
+    node's.
 
     Raises NotAuthenticated (``certificateExpired``)."""
+    whose, again = (
+        ("node", "weft token create --join --node NAME, and join again with the same --state")
+        if peer.server is None
+        else ("server", "restart that server: it renews it")
+    )
     if not peer.begins <= now < peer.ends:
         begin, end, here = (
             datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M")
             for at in (peer.begins, peer.ends, now)
         )
         raise NotAuthenticated(
-            f"the node's certificate is valid from {begin} to {end} UTC, but the server's clock says {here}",
+            f"the {whose}'s certificate is valid from {begin} to {end} UTC, but the server's clock says {here}",
             reason="certificateExpired",
-            hint="if that clock is right: weft token create --join --node NAME, and join again with the same --state",
+            hint=f"if that clock is right: {again}",
         )
-    return Actor("node", f"{NODE_PREFIX}{uid}", uid, peer=peer)
+    if peer.server is not None:
+        return Actor("server", f"{SERVER_PREFIX}{peer.server.name}", peer.server.uid, peer=peer)
+    return Actor("node", f"{NODE_PREFIX}{peer.node_uid}", peer.node_uid or "", peer=peer)
 
 
 def has_expired(spec: TokenSpec, now: float) -> bool:

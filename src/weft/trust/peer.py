@@ -10,7 +10,7 @@ import ssl
 
 import msgspec
 
-from weft.objects.identity import read_node_uid
+from weft.objects.identity import ServerIdentity, read_node_uid, read_server_identity
 
 _VERSION = 0xA0  # the tag of a certificate's first field, which may be missing
 _BEFORE_KEY = 5  # fields between the version and the key: serial, algorithm, issuer, time, subject
@@ -21,6 +21,7 @@ class Peer(msgspec.Struct, frozen=True):
     begins: float  # valid from here up to ``ends``, in unix seconds
     ends: float
     key_sha256: str  # digest of its public key, as ``digest_of_key`` makes it from a signing request
+    server: ServerIdentity | None = None  # None: the certificate isn't a server's
 
 
 def read_peer(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer | None:
@@ -30,7 +31,8 @@ def read_peer(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer | None:
     if not whole or not fields:
         return None
     begins, ends = (ssl.cert_time_to_seconds(str(fields[name])) for name in ("notBefore", "notAfter"))
-    return Peer(read_node_uid(fields), begins, ends, hashlib.sha256(_find_key(whole)).hexdigest())
+    key = hashlib.sha256(_find_key(whole)).hexdigest()
+    return Peer(read_node_uid(fields), begins, ends, key, read_server_identity(fields))
 
 
 def _find_key(certificate: bytes) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 from weft.kinds.permissions import PERMISSIONS
 from weft.kinds.token import TokenMarks, TokenSpec
 from weft.objects.errors import Forbidden, NotAuthenticated
+from weft.objects.identity import ServerIdentity
 from weft.trust.credentials import (
     Actor,
     SignedRequest,
@@ -88,10 +89,12 @@ def test_an_unknown_access_key_is_refused_before_anything_is_verified() -> None:
 
 def test_a_certificate_counts_from_its_begin_until_its_end() -> None:
     peer = Peer("n1", NOW, NOW + 10, "k")
-    assert check_certificate(peer, "n1", NOW) == Actor("node", "node:n1", "n1", peer=peer)
-    for at in (NOW - 1, NOW + 10):
+    other = Peer(None, NOW, NOW + 10, "k", ServerIdentity("s2", "u2"))
+    assert check_certificate(peer, NOW) == Actor("node", "node:n1", "n1", peer=peer)
+    assert check_certificate(other, NOW) == Actor("server", "server:s2", "u2", peer=other)
+    for one, at in ((peer, NOW - 1), (peer, NOW + 10), (other, NOW + 10)):
         with pytest.raises(NotAuthenticated) as refused:
-            check_certificate(peer, "n1", at)
+            check_certificate(one, at)
         assert refused.value.token == "certificateExpired"
 
 

@@ -32,8 +32,8 @@ async def authenticate(context: ApiContext, call: Call) -> Actor:
     if bearer := call.bearer:
         return await identify(context, bearer)
     peer = call.peer
-    if peer is not None and peer.node_uid is not None:
-        return await _by_certificate(context, peer, peer.node_uid)
+    if peer is not None and (peer.node_uid is not None or peer.server is not None):
+        return await _by_certificate(context, peer)
     if _takes_strangers(call):
         return Actor("stranger", "nobody", "")
     if cookie := read_cookie(call):
@@ -69,9 +69,10 @@ def _takes_strangers(call: Call) -> bool:
     return is_page or call.path == LOGIN or (call.path == SESSION and call.method == "POST")
 
 
-async def _by_certificate(context: ApiContext, peer: Peer, uid: str) -> Actor:
-    actor = check_certificate(peer, uid, context.clock.now())
-    await let_in(context, actor, peer)
+async def _by_certificate(context: ApiContext, peer: Peer) -> Actor:
+    actor = check_certificate(peer, context.clock.now())
+    if actor.kind == "node":
+        await let_in(context, actor, peer)
     return actor
 
 

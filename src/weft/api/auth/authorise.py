@@ -44,7 +44,11 @@ _ACTS = {
 }
 
 
-ONLY = {"joiner": ("join", "weft agent join"), "linker": ("link clusters", "weft cluster link")}
+ONLY = {
+    "joiner": ("join", "weft agent join"),
+    "linker": ("link clusters", "weft cluster link"),
+    "server": ("ask another server for its files", "servers read objects in the store"),
+}
 
 
 class GivenUp(msgspec.Struct):
@@ -210,6 +214,5 @@ async def _own_allocations(context: ApiContext, node_uid: str) -> list[Allocatio
 def _who(actor: Actor) -> str:
     if actor.is_cluster:
         return actor.name
-    return {"node": "a node", "joiner": "a join token", "linker": "a link token"}.get(
-        actor.kind, "someone who isn't logged in"
-    )
+    known = {"node": "a node", "joiner": "a join token", "linker": "a link token", "server": "a server's certificate"}
+    return known.get(actor.kind, "someone who isn't logged in")

@@ -1,5 +1,5 @@
-"""Addresses of the fabric's servers, for clients and nodes: where to go when the server that they ask is gone, and the gateways
-that nodes keep connections to.
+"""Addresses of the fabric's servers: for clients, to go to when the server that they ask is gone; the gateways that nodes keep
+connections to; and for this server, which asks the others.
 
 Reads the Server objects. Answers name the servers in a header, and those to nodes' reports the gateways, unless there is one server
 only."""
@@ -24,6 +24,11 @@ class ServerAddresses:
     async def run(self) -> None:
         """Follow the store until cancelled."""
         await self._servers.run()
+
+    def list_others(self, name: str) -> dict[str, str]:
+        """The URL of each server but ``name``, by its name; "" of one that doesn't serve."""
+        found = {key.rpartition("/")[2]: status for key, status in sorted(self._servers.found.items())}
+        return {other: one.address if one.phase == "Ready" else "" for other, one in found.items() if other != name}
 
     def _note(self, _: str) -> None:
         ready = [one for _, one in sorted(self._servers.found.items()) if one.phase == "Ready" and one.address][:MOST]

@@ -158,6 +158,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         provider=make_provider(options, clock),
         history=history,
         writes=WriteRates(options.writes_per_second),
+        own=identity,
     )
     traces = open_traces(options, clock)
     if traces is not None and (tracer := make_tracer(options, "api", clock)) is not None:

@@ -7,14 +7,16 @@ from collections.abc import Callable
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
-from weft.launch.server.membership.identity import Identity
 from weft.objects.errors import InUse, StoreUnavailable
+from weft.objects.identity import ServerIdentity
 from weft.protocol.server.presence import LEASE_PREFIX, LEASE_SECONDS, Presence, encode_presence, name_holder
 
 _log = logging.getLogger(__name__)
 
 
-async def keep_presence(store: Store, identity: Identity, find_presence: Callable[[], Presence], clock: Clock) -> None:
+async def keep_presence(
+    store: Store, identity: ServerIdentity, find_presence: Callable[[], Presence], clock: Clock
+) -> None:
     """Renew the lease for ever, each time with the present place; give it back at the end. Raises InUse when another server has
     this one's name."""
     name, holder = LEASE_PREFIX + identity.name, name_holder(identity.name, identity.uid)
