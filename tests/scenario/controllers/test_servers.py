@@ -10,10 +10,10 @@ import pytest
 from tests.scenario.controllers_lab import Lab
 
 from weft.kinds.server import ServerStatus
-from weft.launch.server.membership.identity import Identity
 from weft.launch.server.membership.presence import keep_presence
 from weft.objects.envelope import decode_part
 from weft.objects.errors import InUse
+from weft.objects.identity import ServerIdentity
 from weft.protocol.server.presence import Presence
 
 
@@ -32,7 +32,7 @@ async def test_each_server_is_shown_with_its_address_and_one_that_ends_is_not_re
             name: asyncio.create_task(
                 keep_presence(
                     lab.store,
-                    Identity(name, f"uid-{name}"),
+                    ServerIdentity(name, f"uid-{name}"),
                     partial(present, name),
                     lab.clock,
                 )
@@ -68,7 +68,9 @@ async def test_each_server_is_shown_with_its_address_and_one_that_ends_is_not_re
 async def test_a_second_server_of_the_same_name_ends_with_a_remedy(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         first, second = (
-            asyncio.create_task(keep_presence(lab.store, Identity("s1", uid), partial(Presence, uid=uid), lab.clock))
+            asyncio.create_task(
+                keep_presence(lab.store, ServerIdentity("s1", uid), partial(Presence, uid=uid), lab.clock)
+            )
             for uid in ("one", "two")
         )
 
