@@ -13,6 +13,7 @@ help:
 	@echo "              CONTAINERD=n3: a containerd holds the containers of that node;"
 	@echo "              KATA=n3: Kata gives them machines of their own there)"
 	@echo "              (CEPH=1: with a small Ceph cluster, whose pool the nodes offer as ceph)"
+	@echo "              (SERVERS=3: with three servers, any one of which may die)"
 	@echo "              (CLUSTERS=2: with a second, small cluster, west, which is linked with it)"
 	@echo "              (SERVER_OPTIONS='--audit-keep 7d': for the weft server, see docs/reference/server.md)"
 	@echo "make down     end that cluster and remove everything it made (keeps .weft/cache)"
@@ -39,10 +40,10 @@ install-tests:
 
 # What is refused of a cluster that runs is refused before minutes of packages.
 inspect:
-	@if [ -x .venv/bin/python ] && [ -n "$(CEPH)$(KATA)$(CONTAINERD)$(STORE)" ]; then STORE=$(STORE) CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) CLUSTERS=$(CLUSTERS) .venv/bin/python -m weft.launch.local inspect || [ $$? -ne 1 ]; fi
+	@if [ -x .venv/bin/python ] && [ -n "$(CEPH)$(KATA)$(CONTAINERD)$(STORE)$(SERVERS)" ]; then STORE=$(STORE) CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) SERVERS=$(SERVERS) CLUSTERS=$(CLUSTERS) .venv/bin/python -m weft.launch.local inspect || [ $$? -ne 1 ]; fi
 
 up: inspect install
-	@STORE=$(STORE) SERVER_OPTIONS='$(SERVER_OPTIONS)' CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) CLUSTERS=$(CLUSTERS) .venv/bin/python -m weft.launch.local up
+	@STORE=$(STORE) SERVER_OPTIONS='$(SERVER_OPTIONS)' CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) SERVERS=$(SERVERS) CLUSTERS=$(CLUSTERS) .venv/bin/python -m weft.launch.local up
 
 # Needs no network and no up-to-date .venv: what runs must be endable. A clone that was made again has none, and may still have
 # a cluster running.

@@ -3,7 +3,8 @@ whether its cluster is another than the requested one, before packages are insta
 
 The environment's STORE (`sqlite` or `etcd`) is where a new cluster keeps its objects; CONTAINERD (`n3`, or several nodes)
 on which of its nodes a containerd holds the containers, KATA on which Kata gives them machines of their own; CEPH=1 gives it a
-Ceph cluster; CLUSTERS=2 a second cluster, linked with it. SERVER_OPTIONS are more options of the `weft server` that is started.
+Ceph cluster; SERVERS=3 so many servers; CLUSTERS=2 a second cluster, linked with it. SERVER_OPTIONS are more options of each
+`weft server` that is started.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from weft.launch.local.choice import find_topology, refuse_other
 from weft.launch.local.down import down
 from weft.launch.local.fabric import weft_fabric
 from weft.launch.local.second.cluster import read_count, up_second
+from weft.launch.local.topology import MOST_SERVERS
 from weft.launch.local.up import up
-from weft.objects.errors import WeftError
+from weft.objects.errors import InvalidInput, WeftError
 
 
 def main(argv: list[str]) -> int:
@@ -33,6 +35,7 @@ def main(argv: list[str]) -> int:
         options = shlex.split(os.environ.get("SERVER_OPTIONS", ""))
         more: dict[str, Any] = {"store": store, "containerd": containerd, "kata": kata}
         more["ceph"] = os.environ.get("CEPH", "") not in ("", "0")
+        more["servers"] = os.environ.get("SERVERS", "")
         if argv == ["inspect"]:
             return _run(inspect(clone, **more))
         return _run(up_all(clone, os.environ.get("CLUSTERS", ""), options, more))
@@ -42,16 +45,24 @@ def main(argv: list[str]) -> int:
     return 2
 
 
-async def inspect(clone: str, **more: Any) -> None:
+def count_servers(text: str) -> int | None:
+    """The number of servers that ``SERVERS=text`` wants; None without a word. Raises InvalidInput."""
+    if text and (text not in {str(count) for count in range(1, MOST_SERVERS + 1)}):
+        raise InvalidInput(f"SERVERS={text} is not possible", field="servers", hint="SERVERS=3, or leave it out")
+    return int(text) if text else None
+
+
+async def inspect(clone: str, *, servers: str, **more: Any) -> None:
     """Whether the clone's cluster, if there is one, is what ``make up`` is asked for: before anything is installed."""
     topology = find_topology(clone)
     if topology is not None:
-        refuse_other(topology, **more)
+        refuse_other(topology, servers=count_servers(servers), **more)
 
 
 async def up_all(clone: str, clusters: str, options: list[str], more: dict[str, Any]) -> None:
     """The clone's cluster, and a second one if it is wanted or there."""
     count, clock = read_count(clusters, clone), SystemClock()
+    more["servers"] = count_servers(more["servers"])
     first = await up(clone, weft_fabric(options), clock, sys.stdout, **more)
     if count > 1:
         await up_second(clone, first, clock, sys.stdout, options)

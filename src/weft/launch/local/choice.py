@@ -46,8 +46,13 @@ def refuse_other(
     containerd: tuple[str, ...] | None,
     kata: tuple[str, ...] | None,
     ceph: bool,
+    servers: int | None,
 ) -> None:
     """Raise InUse if the clone's cluster is another than the requested one."""
+    count = len(topology.servers) or 1
+    if servers not in (None, count):
+        have = "one server" if count == 1 else f"{count} servers"
+        raise InUse(f"this cluster has {have}", hint=f"make down, then make up SERVERS={servers}")
     if store not in (None, topology.store):
         raise InUse(
             f"this cluster keeps its objects in {topology.store}", hint="make down, then make up STORE=" + store
@@ -73,17 +78,24 @@ def choose_topology(
     containerd: tuple[str, ...] | None = None,
     kata: tuple[str, ...] | None = None,
     ceph: bool = False,
+    servers: int | None = None,
 ) -> Topology:
     """The kept topology, or a new one that is kept from now on.
 
     Raises InUse when something took its names or ports, or it keeps its objects in another ``store``, or has a
-    ``containerd``, or ``kata``, on other nodes, or has no Ceph cluster and ``ceph`` is wanted."""
+    ``containerd``, or ``kata``, on other nodes, has no Ceph cluster and ``ceph`` is wanted, or another number of ``servers``."""
+    if servers is not None and servers > 1 and store is not None:
+        raise InvalidInput(
+            f"STORE={store} is for one server: of several, each keeps a member of the store",
+            field="store",
+            hint=f"make up SERVERS={servers}",
+        )
     if store not in (None, SQLITE, ETCD):
         raise InvalidInput(f"STORE={store} is not a store", field="store", hint=f"STORE={SQLITE} or STORE={ETCD}")
     topology = find_topology(clone)
     if topology is None:
         topology = plan_topology(
-            clone, inspect_taken(), node_count, store or SQLITE, containerd or (), kata or (), ceph
+            clone, inspect_taken(), node_count, store or SQLITE, containerd or (), kata or (), ceph, servers or 1
         )
         topology = msgspec.structs.replace(topology, state=secrets.token_hex(8))
         for word, named in (("CONTAINERD", topology.containerd), ("KATA", topology.kata)):
@@ -94,7 +106,7 @@ def choose_topology(
                     hint=f"{word}=n3",
                 )
     else:
-        refuse_other(topology, store, containerd, kata, ceph)
+        refuse_other(topology, store, containerd, kata, ceph, servers)
         if conflicts := find_conflicts(topology, inspect_taken()):
             raise InUse("; ".join(conflicts), hint="make down, then make up, which chooses another")
     state = Path(topology.state_dir)

@@ -17,12 +17,14 @@ NOT_INHERITED = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
 
 
 class Daemon(msgspec.Struct, frozen=True):
-    """One long-running command of the cluster in ``state_dir``; ``name`` names its log and pidfile there."""
+    """One long-running command of the cluster in ``state_dir``; ``name`` names its log and pidfile there; ``inside``: the server
+    in whose namespaces it runs, "" for the host's."""
 
     name: str
     argv: tuple[str, ...]
     state_dir: str
     env: dict[str, str] = {}
+    inside: str = ""
 
     @property
     def log(self) -> Path:
@@ -59,13 +61,14 @@ def _find_unkept(daemon: Daemon) -> Process | None:
     return max(same, key=lambda process: (process.start, process.pid), default=None)
 
 
-def perform_start(daemon: Daemon) -> Process:
-    """Start it in a session of its own, its output in its log; raises DriverFailed when it can't even be started."""
+def perform_start(daemon: Daemon, entry: tuple[str, ...] = ()) -> Process:
+    """Start it in a session of its own, its output in its log, with ``entry`` before its command; raises DriverFailed when it can't
+    even be started."""
     rotate_log(daemon.log)
     try:
         with open(daemon.log, "ab", opener=partial(os.open, mode=0o600)) as log:
             child = subprocess.Popen(
-                daemon.argv,
+                (*entry, *daemon.argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

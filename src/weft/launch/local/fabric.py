@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from weft.client import Client
 from weft.client.context import FILE as CONTEXT_FILE
 from weft.client.context import read_context
@@ -31,14 +33,15 @@ from weft.launch.local.ceph.supervisor import supervisor_command
 from weft.launch.local.daemon import Daemon
 from weft.launch.local.node import AgentCommand
 from weft.launch.local.processes import inspect_processes, is_weft
-from weft.launch.local.topology import ETCD, NODE_LINK, SQLITE, Node, Topology
+from weft.launch.local.topology import ETCD, MEMBERS, NODE_LINK, SQLITE, Node, Topology
 from weft.launch.local.up import Fabric, Work
+from weft.launch.store.member import read_member
 from weft.objects.errors import DriverFailed, NotFound, TimedOut, Unavailable, WeftError
 
 READY_SECONDS = 90.0
 LEAN = ("-X", "no_debug_ranges")  # without the columns of each instruction, which tracebacks alone show: half a MB
 POLL_SECONDS = 0.1
-STORES = {SQLITE: "SQLite", ETCD: "etcd"}
+STORES = {SQLITE: "SQLite", ETCD: "etcd", MEMBERS: "etcd with a member each"}
 HELLO = "hello"
 HELLO_MADE = "hello-made"  # in the state folder: once made in this store, a person may delete it for good
 HELLO_SPEC = {"image": "tiny", "cpu": 1, "memory": "128M"}
@@ -57,6 +60,7 @@ def weft_fabric(
     return Fabric(
         plan_daemons=partial(plan_daemons, server_options=server_options),
         wait_server=wait_server,
+        prepare_server=prepare_server,
         prepare_agent=prepare_agent,
         wait_nodes=wait_nodes,
         steps=(("image tiny", ensure_image), ("vm hello", ensure_hello)) if steps is None else steps,
@@ -67,16 +71,34 @@ def weft_fabric(
 
 
 def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list[Daemon]:
-    """`weft server` in the host's namespaces: on loopback for people, and on the underlay for the nodes."""
+    """`weft server` in the host's namespaces, on loopback for people, and on the underlay for the nodes; or each of several that
+    has joined, in namespaces of its own."""
+    daemons = []
+    if not topology.servers:
+        daemons.append(Daemon("server", plan_server(topology, None, server_options), topology.state_dir))
+    for server in topology.servers:
+        if is_prepared(topology, server):
+            argv = plan_server(topology, server, server_options)
+            daemons.append(Daemon(f"server-{server.name}", argv, topology.state_dir, inside=server.name))
+    if topology.ceph:
+        daemons.append(Daemon("ceph", supervisor_command(plan_ceph(topology)), topology.state_dir))
+    return daemons
+
+
+def plan_server(topology: Topology, server: Node | None, server_options: Sequence[str]) -> tuple[str, ...]:
+    """The command line of the only server (None), or one of several."""
     state = Path(topology.state_dir)
-    places = ("127.0.0.1", topology.gateway_address)
-    argv = (
-        *weft("server", "--state", str(state / "server"), "--server", "s1"),
+    home, name = (state / "server", "s1") if server is None else (topology.server_state_dir(server), server.name)
+    places = ("127.0.0.1", topology.gateway_address) if server is None else (server.address,)
+    # Its administrator's token is the first server's: any server knows it.
+    context = ("--context", str(state / CONTEXT_FILE)) if server in (None, *topology.servers[:1]) else ()
+    return (
+        *weft("server", "--state", str(home), "--server", name),
         *("--store", topology.store),
         *(word for place in places for word in ("--listen", f"{place}:{topology.api_port}")),
         *(word for place in places for word in ("--gateway", f"{place}:{topology.gateway_port}")),
         *(word for place in places for word in ("--functions", f"{place}:{topology.functions_port}")),
-        *("--publish-on", "127.0.0.1", "--context", str(state / CONTEXT_FILE)),
+        *("--publish-on", places[0], *context),
         *("--plain-registry", topology.gateway_address),  # as its nodes
         # What a person serves on this machine to try things, what lies in the clone, and what was built there.
         *(f"--allow-fetch={place}" for place in ("127.0.0.0/8", topology.gateway_address)),
@@ -85,10 +107,23 @@ def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list
         *("--microvm-dir", str(find_microvm(state / "cache"))),
         *server_options,
     )
-    daemons = [Daemon("server", argv, topology.state_dir)]
-    if topology.ceph:
-        daemons.append(Daemon("ceph", supervisor_command(plan_ceph(topology)), topology.state_dir))
-    return daemons
+
+
+def is_prepared(topology: Topology, server: Node) -> bool:
+    """Whether one of several servers has begun the fabric or joined it."""
+    return (Path(topology.server_state_dir(server)) / "store.url").exists()
+
+
+async def prepare_server(topology: Topology, server: Node) -> None:
+    """Let one of several servers begin the fabric, if it is the first, or join it by the first, unless it has."""
+    if is_prepared(topology, server):
+        return
+    home = topology.server_state_dir(server)
+    own = ("--state", home, "--server", server.name, "--member", server.address)
+    if server == topology.servers[0]:
+        await _run_weft(f"server {server.name} could not begin", weft("server", "init", *own))
+    else:
+        await _join(topology, f"server {server.name}", server.name, {"use": "server"}, ("server", "join"), own)
 
 
 def plan_ceph(topology: Topology) -> CephPlan:
@@ -114,7 +149,11 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
     """`weft agent NODE` with everything in a Host value that only the launcher knows; joined first if it is new."""
     state = Path(topology.node_state_dir(node))
     if not (state / "node.json").exists():
-        await _join(topology, node, state)
+        spec, own = (
+            {"use": "join", "node": node.name},
+            ("--state", str(state), "--node", node.name, "--address", node.address),
+        )
+        await _join(topology, f"node {node.name}", node.name, spec, ("agent", "join"), own)
     Path(topology.shared_pool).mkdir(parents=True, exist_ok=True)
     microvm_dir = await asyncio.to_thread(ensure_microvm, Path(topology.state_dir) / "cache")
     ceph = plan_ceph(topology)
@@ -123,8 +162,8 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
     socket = containerd_socket(topology, node)
     argv = (
         *(sys.executable, *LEAN, *weft("agent", node.name, "--state", str(state))),
-        *("--server", f"https://{topology.gateway_address}:{topology.api_port}"),
-        *("--gateway", f"{topology.gateway_address}:{topology.gateway_port}"),
+        *("--server", topology.server_url),
+        *("--gateway", f"{topology.server_address}:{topology.gateway_port}"),
         *("--run-dir", topology.node_run_dir(node)),
         *("--link-prefix", topology.link_prefix),
         *("--underlay-address", node.address, "--underlay-link", NODE_LINK),
@@ -162,36 +201,57 @@ def prepare_containerd(topology: Topology, node: Node) -> tuple[str, ...]:
     return (program, "--config", str(config))
 
 
-async def _join(topology: Topology, node: Node, state: Path) -> None:
+async def _join(
+    topology: Topology, what: str, name: str, spec: Mapping[str, Any], verb: tuple[str, ...], own: tuple[str, ...]
+) -> None:
+    """Let a node or a server join with a token of its own; the first server's must run. Raises DriverFailed."""
     context = read_context(_context_file(topology))
     token = await _ask(
         topology,
         lambda client: client.create(
-            {
-                "kind": "token",
-                "name": f"join-{node.name}-{os.urandom(3).hex()}",
-                "spec": {"use": "join", "node": node.name},
-            }
+            {"kind": "token", "name": f"join-{name}-{os.urandom(3).hex()}", "spec": dict(spec)}
         ),
     )
     argv = weft(
-        "agent", "join", f"https://{topology.gateway_address}:{topology.api_port}", "--token-file", "/dev/stdin",
-        "--ca-sha256", hashlib.sha256(ssl.PEM_cert_to_DER_cert(context.ca)).hexdigest(),
-        "--state", str(state), "--node", node.name, "--address", node.address,
+        *verb, topology.server_url, "--token-file", "/dev/stdin",
+        "--ca-sha256", hashlib.sha256(ssl.PEM_cert_to_DER_cert(context.ca)).hexdigest(), *own,
     )  # fmt: skip
+    # By stdin: a command line is everybody's to read.
+    await _run_weft(f"{what} could not join", argv, str(token["secret"]))
+
+
+async def _run_weft(trouble: str, argv: Sequence[str], stdin: str = "") -> None:
+    """Run a command of weft's. Raises DriverFailed with what it says when it fails."""
     process = await asyncio.create_subprocess_exec(
         *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    # By stdin: a command line is everybody's to read.
-    _, output = await process.communicate(str(token["secret"]).encode())
+    _, output = await process.communicate(stdin.encode())
     if process.returncode:
-        raise DriverFailed(f"node {node.name} could not join: {output.decode(errors='replace').strip()}")
+        raise DriverFailed(f"{trouble}: {output.decode(errors='replace').strip()}")
 
 
 async def wait_server(topology: Topology, clock: Clock) -> str:
-    """Wait until the API answers."""
-    await _until(clock, "the server answers", topology, lambda client: bool(client.list("project").items))
-    return f"https://127.0.0.1:{topology.api_port}, store {STORES[topology.store]} in .weft/"
+    """Wait until the API answers; of several servers, each that has joined, with a vote in the store."""
+    if not topology.servers:
+        await _until(clock, "the server answers", topology, lambda client: bool(client.list("project").items))
+        return f"https://127.0.0.1:{topology.api_port}, store {STORES[topology.store]} in .weft/"
+    joined = [server for server in topology.servers if is_prepared(topology, server)]
+
+    def answer(client: Client) -> bool:
+        phases = {one["name"]: one["status"].get("phase") for one in client.list("server").items}
+        for server in joined:
+            own = Client(msgspec.structs.replace(client.context, server=topology.url_of(server), others=[]))
+            try:
+                own.list("project")
+            finally:
+                own.close()
+            if phases.get(server.name) != "Ready" or not read_member(Path(topology.server_state_dir(server))).has_vote:
+                return False
+        return True
+
+    await _until(clock, "all servers answer", topology, answer)
+    names = " ".join(server.name for server in joined)
+    return f"{names}, {topology.server_url} and so on, store {STORES[topology.store]} in .weft/"
 
 
 async def wait_nodes(topology: Topology, clock: Clock) -> str:
@@ -306,8 +366,13 @@ def plan_closing(topology: Topology) -> str:
         "\nTry:  .venv/bin/weft vm list        .venv/bin/weft vm exec hello -- uname -a\n"
         "      .venv/bin/weft explain vm hello    .venv/bin/weft vm migrate hello\n"
         "      make down (removes everything)\n"
-        f"Dashboard:  .venv/bin/weft dashboard    or, with a user's password, https://127.0.0.1:{topology.api_port}/\n{bucket}"
+        f"Dashboard:  .venv/bin/weft dashboard    or, with a user's password, {find_shown(topology)}/\n{bucket}"
     )
+
+
+def find_shown(topology: Topology) -> str:
+    """The URL of the API for people on this machine."""
+    return topology.server_url if topology.servers else f"https://127.0.0.1:{topology.api_port}"
 
 
 def weft(*words: str) -> tuple[str, ...]:

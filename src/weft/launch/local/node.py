@@ -30,6 +30,17 @@ def plan_init(topology: Topology, node: Node) -> Daemon:
     return Daemon(f"init-{node.name}", argv, topology.state_dir)
 
 
+def plan_entry(topology: Topology, name: str) -> tuple[str, ...]:
+    """The words before a command that runs in the namespaces of the server of that name; none for "". It ends with that server's
+    init. Raises DriverFailed where that doesn't run."""
+    if not name:
+        return ()
+    process = find_daemon(plan_init(topology, next(server for server in topology.servers if server.name == name)))
+    if process is None:
+        raise DriverFailed(f"server {name} has no namespaces", hint="make up makes them again")
+    return ("nsenter", "-t", str(process.pid), "--mount", "--net", "--pid", "--")
+
+
 def perform_boot(topology: Topology, node: Node) -> bool:
     """Start the node unless it runs, and see that it is connected; gives back whether it had to be started."""
     daemon = plan_init(topology, node)

@@ -15,7 +15,8 @@ import msgspec
 from weft.objects.errors import Unavailable
 
 NODE_LINK = "under0"
-SQLITE, ETCD = "sqlite", "etcd"
+SQLITE, ETCD, MEMBERS = "sqlite", "etcd", "members"
+MOST_SERVERS = 5
 UNDERLAYS = ipaddress.ip_network("10.64.0.0/10")
 FIRST_PORT, PORT_PAIRS = 20000, 5000
 FUNCTIONS_BELOW = 10000
@@ -23,7 +24,7 @@ CANDIDATES = 64
 
 
 class Node(msgspec.Struct, frozen=True):
-    """One local node: its name and its address on the underlay."""
+    """A node, or a server that isn't the only one, in namespaces of its own: its name and its address on the underlay."""
 
     name: str
     address: str
@@ -42,7 +43,8 @@ class Taken(msgspec.Struct, frozen=True):
 class Topology(msgspec.Struct, frozen=True):
     """One clone's local cluster. ``underlay`` is a /24 in CIDR form, its first address is the host's.
 
-    ``store`` is where its server keeps objects: SQLITE, or ETCD for an etcd of the cluster's own. ``containerd`` names the nodes
+    ``store`` is where its server keeps objects: SQLITE, or ETCD for an etcd of the cluster's own; MEMBERS where there are several
+    ``servers``, of which the only one of a cluster is none. ``containerd`` names the nodes
     that have one, and give it their containers to hold; ``kata`` those that have one, and leave it to Kata there to give containers
     machines of their own. ``state`` tells this state folder from every other that the clone's path has had; "" in an older one."""
 
@@ -58,6 +60,7 @@ class Topology(msgspec.Struct, frozen=True):
     kata: tuple[str, ...] = ()
     state: str = ""
     ceph: bool = False  # a Ceph cluster of its own, whose pool all nodes offer as storage pool ``ceph``
+    servers: tuple[Node, ...] = ()
 
     @property
     def state_dir(self) -> str:
@@ -81,6 +84,20 @@ class Topology(msgspec.Struct, frozen=True):
         return str(ipaddress.ip_network(self.underlay)[1])
 
     @property
+    def server_address(self) -> str:
+        """The address where nodes reach a server, the first one of several."""
+        return self.servers[0].address if self.servers else self.gateway_address
+
+    @property
+    def server_url(self) -> str:
+        """The URL of its API, for processes of this machine and for all nodes."""
+        return f"https://{self.server_address}:{self.api_port}"
+
+    def url_of(self, server: Node) -> str:
+        """The URL of the API of one of several servers."""
+        return f"https://{server.address}:{self.api_port}"
+
+    @property
     def nft_table(self) -> str:
         return f"weft_{self.id}"
 
@@ -91,6 +108,9 @@ class Topology(msgspec.Struct, frozen=True):
     def veth_of(self, node: Node) -> str:
         """The host's end of the wire to ``node``; the node's end is NODE_LINK."""
         return f"{self.link_prefix}{node.name}"
+
+    def server_state_dir(self, server: Node) -> str:
+        return f"{self.state_dir}/servers/{server.name}"
 
     def node_state_dir(self, node: Node) -> str:
         return f"{self.state_dir}/nodes/{node.name}"
@@ -129,6 +149,7 @@ def plan_topology(
     containerd: tuple[str, ...] = (),
     kata: tuple[str, ...] = (),
     ceph: bool = False,
+    servers: int = 1,
 ) -> Topology:
     """Choose names, an underlay and ports for the clone at absolute path ``clone``.
 
@@ -140,8 +161,20 @@ def plan_topology(
     underlay = _choose_underlay(number, [network for network, link in taken.routes if not link.startswith(prefix)])
     api_port, gateway_port = _choose_ports(number, taken.ports)
     nodes = tuple(Node(f"n{n}", str(underlay[10 + n])) for n in range(1, node_count + 1))
+    several = tuple(Node(f"s{n}", str(underlay[1 + n])) for n in range(1, servers + 1)) if servers > 1 else ()
     return Topology(
-        clone, cluster_id, prefix, str(underlay), api_port, gateway_port, nodes, store, containerd, kata, ceph=ceph
+        clone,
+        cluster_id,
+        prefix,
+        str(underlay),
+        api_port,
+        gateway_port,
+        nodes,
+        MEMBERS if several else store,
+        containerd,
+        kata,
+        ceph=ceph,
+        servers=several,
     )
 
 

@@ -31,7 +31,8 @@ Work = Callable[[Topology, Clock], Awaitable[str]]
 class Fabric:
     """The parts of a local cluster, and when it is ready; each ``Work`` returns what to show, or raises a WeftError.
 
-    ``plan_daemons`` gives the host's long-running commands; ``wait_server`` returns once they answer;
+    ``plan_daemons`` gives the long-running commands of the host and of those servers that are prepared; ``wait_server`` returns
+    once they answer; ``prepare_server`` makes one of several servers ready to be started (it may ask those that run);
     ``prepare_agent`` gives a node's agent command (it may ask the server for a join token, and must give the same
     command again for a node that has joined); ``plan_storage`` gives the steps before the nodes; ``wait_nodes`` returns
     once every node is Ready; ``steps`` follow in order (an image, a first VM), then those of ``plan_last``; ``plan_closing`` is
@@ -40,6 +41,7 @@ class Fabric:
 
     plan_daemons: Callable[[Topology], list[Daemon]]
     wait_server: Work
+    prepare_server: Callable[[Topology, Node], Awaitable[None]]
     prepare_agent: Callable[[Topology, Node], Awaitable[AgentCommand]]
     wait_nodes: Work
     steps: tuple[tuple[str, Work], ...]
@@ -58,12 +60,13 @@ async def up(
     containerd: tuple[str, ...] | None = None,
     kata: tuple[str, ...] | None = None,
     ceph: bool = False,
+    servers: int | None = None,
 ) -> Topology:
     """Bring up the cluster of the clone at absolute path ``clone``, showing each step on ``stream``.
 
     ``store`` is where a new cluster keeps its objects (`sqlite` or `etcd`); without one SQLite, or its present one;
     ``containerd`` the nodes of a new one that have a containerd hold their containers, ``kata`` those that leave machines to Kata;
-    ``ceph``: a new one has a Ceph cluster.
+    ``ceph``: a new one has a Ceph cluster; ``servers``: so many servers.
 
     Raises InUse when another up or down of this clone is under way, and the failing step's WeftError; what stands by
     then keeps standing, and the next up goes on from there.
@@ -72,9 +75,10 @@ async def up(
     with hold_lock(Path(clone) / ".weft", "make up"):
         if not is_of_this_state(clone):
             await end_former(clone, clock, progress)
-        topology = choose_topology(clone, node_count, store, containerd, kata, ceph)
+        topology = choose_topology(clone, node_count, store, containerd, kata, ceph, servers)
         await progress.show("namespaces", boot_nodes(topology))
-        await progress.show("server", start_server(topology, fabric, clock))
+        starting = start_servers(topology, fabric, clock)
+        await progress.show("servers" if topology.servers else "server", starting)
         for name, work in fabric.plan_storage(topology):
             await progress.show(name, _while_alive(fabric.plan_daemons(topology), work(topology, clock)))
         await progress.show("nodes", start_agents(topology, fabric, clock))
@@ -92,6 +96,8 @@ async def boot_nodes(topology: Topology) -> str:
     write_whole(run_dir / underlay.STATE, topology.state.encode())
     limits = await asyncio.to_thread(cgroups.perform_make, topology)
     await asyncio.to_thread(underlay.perform_host_links, topology)
+    for server in topology.servers:
+        await asyncio.to_thread(node.perform_boot, topology, server)
     booted = [place.name for place in topology.nodes if await asyncio.to_thread(node.perform_boot, topology, place)]
     names = " ".join(place.name for place in topology.nodes)
     started = f", started {' '.join(booted)}" if booted and len(booted) < len(topology.nodes) else ""
@@ -99,12 +105,21 @@ async def boot_nodes(topology: Topology) -> str:
     return f"{names} on {topology.underlay}{started}{limited}"
 
 
-async def start_server(topology: Topology, fabric: Fabric, clock: Clock) -> str:
-    """Start the host's daemons that don't run, and wait until they answer or one of them ends."""
+async def start_servers(topology: Topology, fabric: Fabric, clock: Clock) -> str:
+    """Start the only server; or all that have joined, then each that joins them."""
+    said = ""
+    for server in topology.servers:
+        await fabric.prepare_server(topology, server)
+        said = await start_daemons(topology, fabric, clock)
+    return said or await start_daemons(topology, fabric, clock)
+
+
+async def start_daemons(topology: Topology, fabric: Fabric, clock: Clock) -> str:
+    """Start the daemons that don't run, and wait until they answer or one of them ends."""
     daemons = fabric.plan_daemons(topology)
     for daemon in daemons:
         if find_daemon(daemon) is None:
-            perform_start(daemon)
+            perform_start(daemon, node.plan_entry(topology, daemon.inside))
     return await _while_alive(daemons, fabric.wait_server(topology, clock))
 
 

@@ -106,8 +106,9 @@ def _refuse_flags(options: argparse.Namespace) -> None:
 def find_state(folder: Path) -> Path:
     """The state folder of the local cluster that ``folder`` is in. Raises NotFound."""
     for place in (folder, *folder.parents):
-        if (place / FOLDER / "server").is_dir():
-            return place / FOLDER / "server"
+        found = [place / FOLDER / "server", *sorted((place / FOLDER / "servers").glob("*"))]
+        if there := [one for one in found if one.is_dir()]:
+            return next((one for one in there if _listens(one / "store.sock")), there[0])
     raise NotFound("no server given", reason="noContext", hint="give --state DIR, the server's folder")
 
 

@@ -91,7 +91,7 @@ def link(first: Topology, second: Topology) -> None:
 
 def find_url(topology: Topology) -> str:
     """Find the URL of its API server for processes of this machine, and for the nodes of both clusters."""
-    return f"https://{topology.gateway_address}:{topology.api_port}"
+    return topology.server_url
 
 
 def _is_there(client: Client, name: str) -> bool:
