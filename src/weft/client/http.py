@@ -172,6 +172,19 @@ class Http:
         for connection in used:
             connection.cut()
 
+    def leave_server(self) -> bool:
+        """Ask another server first from now on. Returns whether one is known."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.hang_up()
+        return self._endpoints.leave()
+
+    @property
+    def knows_others(self) -> bool:
+        """Whether there are other servers to ask."""
+        return self._endpoints.are_several
+
     @property
     def closed(self) -> threading.Event:
         """Set once ``close`` was called: pauses between requests wait on it."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.contracts.driver.runtime import SESSION_LOST
 from weft.gateway.stream.connection import StreamConnection
 from weft.gateway.stream.exec import ExecStream
 from weft.gateway.stream.logs_and_console import OutputStream
@@ -36,7 +37,16 @@ from weft.objects.errors import (
     WeftError,
 )
 from weft.protocol.claims import Claims
-from weft.protocol.frames import REPLACED, Frame, FrameType, encode_error, encode_frame, encode_hello
+from weft.protocol.frames import (
+    REPLACED,
+    ClientSession,
+    Frame,
+    FrameType,
+    encode_error,
+    encode_frame,
+    encode_hello,
+    encode_json,
+)
 from weft.protocol.tls_streams import listen_for_streams
 from weft.trust.peer import Peer
 from weft.trust.tickets import verify_ticket
@@ -161,7 +171,7 @@ class Gateway:
         given = hello.json()
         role = given.get("role")
         if role == "client":
-            await self._serve_client(connection, str(given.get("ticket", "")))
+            await self._serve_client(connection, str(given.get("ticket", "")), _read_session(given.get("session")))
         elif role == "agent":
             connection.keeps_sessions = given.get("keeps_sessions") is True
             connection.counts_printed = given.get("counts_printed") is True
@@ -243,15 +253,17 @@ class Gateway:
         with contextlib.suppress(OSError):  # the agent may send on until it notices the end
             await connection.writer.wait_closed()
 
-    async def _serve_client(self, client: StreamConnection, ticket: str) -> None:
+    async def _serve_client(self, client: StreamConnection, ticket: str, client_session: ClientSession | None) -> None:
         claims, whole = self._admit(ticket)
         with self._clients.hold(client, claims, whole.get("workload")):
             if claims.node_uid:
-                await self._serve_workload(client, claims, whole)
+                await self._serve_workload(client, claims, whole, client_session)
             else:
                 await self._serve_here(client, claims, whole)
 
-    async def _serve_workload(self, client: StreamConnection, claims: Claims, whole: dict[str, Any]) -> None:
+    async def _serve_workload(
+        self, client: StreamConnection, claims: Claims, whole: dict[str, Any], client_session: ClientSession | None
+    ) -> None:
         agent = await self._find_agent(claims.node_uid)
         under_way = self._streams.get(claims.node_uid, 0)
         if under_way >= MAX_STREAMS_PER_NODE or sum(self._streams.values()) >= MAX_STREAMS:
@@ -260,7 +272,7 @@ class Gateway:
         self._streams[claims.node_uid] = under_way + 1
         result, bytes_in, bytes_out = "failed", 0, 0
         try:
-            carried = await self._carry(client, agent, claims, whole)
+            carried = await self._carry(client, agent, claims, whole, client_session)
             result, bytes_in, bytes_out = carried.result, carried.bytes_in, carried.bytes_out
         except WeftError as problem:
             result = problem.token
@@ -302,18 +314,27 @@ class Gateway:
         )
 
     async def _carry(
-        self, client: StreamConnection, agent: StreamConnection, claims: Claims, whole: dict[str, Any]
+        self,
+        client: StreamConnection,
+        agent: StreamConnection,
+        claims: Claims,
+        whole: dict[str, Any],
+        client_session: ClientSession | None,
     ) -> Carried:
         place = WorkloadLocation(claims.node_uid, claims.allocation, claims.guest_id)
         verb = STREAM_VERBS.get(claims.verb)
         follows = verb.follows if verb is not None else ""
         if follows == "session" and agent.keeps_sessions:
-            carrier = ExecStream(client, whole, self._open_session, self._find_place, self._clock)
+            carrier = ExecStream(client, whole, self._open_session, self._find_place, self._clock, client_session)
             return await carrier.carry(place)
         if follows == "output" and agent.counts_printed:
             printed = OutputStream(client, whole, self._open_printed, self._find_place, self._clock)
             return await printed.carry(place)
+        if client_session is not None and client_session.run:  # begun anew the command would run twice
+            raise Unavailable("the workload's node doesn't keep the command's session", reason=SESSION_LOST)
         stream = await self._open(agent, claims.node_uid, whole)
+        if client_session is not None:
+            await client.send(encode_json(FrameType.SESSION, {"key": "", "run": ""}))  # it isn't kept
         try:
             return await splice(client, stream)
         finally:
@@ -393,6 +414,14 @@ class Gateway:
         finally:
             working.cancel()
             limit.cancel()
+
+
+def _read_session(client_session: object) -> ClientSession | None:
+    """Read what a client says of an exec session; None of one that only begins sessions. Raises InvalidInput."""
+    try:
+        return msgspec.convert(client_session, ClientSession | None)
+    except msgspec.ValidationError as problem:
+        raise InvalidInput(f"what the client says of its session can't be read: {problem}", field="session") from None
 
 
 async def _believe(uid: str, peer: Peer) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -32,7 +32,7 @@ class FrameType(IntEnum):
     ERROR = 6
     RESIZE = 7
     PING = 8
-    # Between gateway and agent, for an exec session that outlives its connection:
+    # Between gateway and agent, for an exec session that outlives its connection; the first two also to clients that can go on:
     SESSION = 9
     ACK = 10
     DETACHED = 11
@@ -91,6 +91,21 @@ def encode_error(error: WeftError) -> bytes:
     if len(payload) > MAX_PAYLOAD_BYTES:
         payload = msgspec.json.encode({"reason": document["reason"], "message": document["message"][:8000]})
     return encode_frame(FrameType.ERROR, payload)
+
+
+Position = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class ClientSession(msgspec.Struct, frozen=True):
+    """Said by a client that can go on with its exec session through another gateway: how far it has come; of a session that begins,
+    nothing. Its gateway tells it the session's ``key`` and ``run`` (SESSION), and how much input the command has read (ACK)."""
+
+    key: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{32})?$")] = ""
+    run: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    stdout: Position = 0  # bytes that it has
+    stderr: Position = 0
+    first: Position = 0  # of the input that it sends, in the whole
+    end: Position = 0  # of the input that it has
 
 
 class FrameDecoder:

@@ -65,7 +65,7 @@ def test_a_command_that_reads_nothing_ends_although_the_input_goes_on(tmp_path: 
 def test_a_stream_that_is_cut_is_an_error_not_an_end(tmp_path: Path) -> None:
     done = stream(tmp_path, [], None)
     assert done.returncode == 1
-    assert b"the connection was lost before the end" in done.stderr
+    assert b"was lost before the end" in done.stderr
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, 65537])
@@ -79,6 +79,9 @@ class HungUp:
 
     def __init__(self) -> None:
         self._words = encode_exit(3)
+
+    def getpeername(self) -> tuple[str, int]:
+        return "10.0.0.1", 8444
 
     def setblocking(self, _: bool) -> None: ...
 

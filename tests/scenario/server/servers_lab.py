@@ -50,6 +50,15 @@ class Server:
             self.process.wait()
             self._log.close()
 
+    def find_process(self, name: str) -> int:
+        """The pid of its process of that name, like gateway."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                words = path.read_bytes().decode().split("\0")
+                if "server" in words and name in words and str(self.state) in words:
+                    return int(path.parent.name)
+        raise AssertionError(f"{self.state} has no {name}")
+
     def read_log(self) -> str:
         return (self.state.parent / f"{self.state.name}.log").read_text(errors="replace")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +39,30 @@ def fabric(started: Fabric) -> Fabric:
     places = {started.first.gateway, started.second.gateway}
     until(lambda: set(started.read_enrolment("n1").get("gateways", ())) == places)
     return started
+
+
+def test_a_command_whose_gateway_is_killed_ends_with_an_error_that_names_it(fabric: Fabric) -> None:
+    process = fabric.spawn(fabric.first, "vm", "exec", "web", "--", "cat")
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"a line\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"a line\n"
+    fabric.first.kill()
+    _, err = process.communicate(timeout=60)  # the guests here keep no sessions
+    assert f"the connection to the gateway at {fabric.first.gateway} was lost before the end" in err.decode()
+    assert process.returncode == 1 and b"the command may still be running" in err
+
+
+def test_a_gateway_that_does_not_answer_is_passed_over_for_that_of_another_server(fabric: Fabric) -> None:
+    assert (
+        fabric.weft(fabric.first, "vm", "exec", "web", "--", "echo", "first") == "first\n"
+    )  # which knows the others now
+    gateway = fabric.first.find_process("gateway")
+    os.kill(gateway, signal.SIGSTOP)
+    try:
+        assert fabric.weft(fabric.first, "vm", "exec", "web", "--", "echo", "second") == "second\n"
+    finally:
+        os.kill(gateway, signal.SIGCONT)
 
 
 def test_commands_run_through_either_server_and_through_the_other_when_theirs_is_killed(fabric: Fabric) -> None:

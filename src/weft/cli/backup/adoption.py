@@ -15,7 +15,7 @@ from weft.cli.output.local_time import render_time
 from weft.cli.output.table import make_columns
 from weft.cli.output.terminal import clean
 from weft.cli.session import Session
-from weft.cli.stream.client import Stream, dial
+from weft.cli.stream.client import Stream, open_stream
 from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Wait, follow
@@ -37,8 +37,7 @@ def read_stream(session: Session, kind: str, name: str, verb: str, asked: Mappin
     def take(descriptor: int, data: bytes) -> None:
         found.extend(data) if descriptor == 1 else session.notify(data.decode(errors="replace"))
 
-    ticket = session.client.verb(kind, name, verb, dict(asked))
-    with dial(session.client.context, ticket) as sock:
+    with open_stream(session.client, kind, name, verb, dict(asked)) as sock:
         Stream(sock, write=take).run(None)
     return bytes(found)
 

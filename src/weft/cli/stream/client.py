@@ -12,13 +12,14 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from weft.cli.output.terminal import find_size
 from weft.cli.session import Session
 from weft.client.context import Context
+from weft.client.server.endpoints import CONNECT_SECONDS
 from weft.client.tls import make_tls
 from weft.objects.errors import Unavailable
 from weft.protocol.frames import (
@@ -31,7 +32,11 @@ from weft.protocol.frames import (
     encode_json,
 )
 
+if TYPE_CHECKING:
+    from weft.client import Client
+
 DIAL_SECONDS = 10.0
+KEEPALIVE_SECONDS = 3
 _FULL_BYTES = 1024 * 1024  # so much waits to be sent: stop reading what is typed
 _POLL_MS = 1000
 
@@ -40,10 +45,30 @@ class Cut(Unavailable):
     """The connection was lost after the stream had begun."""
 
 
+class Continued(Protocol):
+    """A session that goes on over another connection when its own is lost."""
+
+    @property
+    def has_capacity(self) -> bool:
+        """Whether more input may be read."""
+
+    def put(self, data: bytes) -> None:
+        """Keep input; empty: it has ended."""
+
+    def take(self, type_: int, payload: bytes, document: Callable[[], Any]) -> bytes:
+        """Note a frame that has come, whose JSON is ``document``; the frame to answer it with, if any."""
+
+    def find_again(self, lost: Unavailable) -> ssl.SSLSocket:
+        """Open another connection after ``lost``. Raises that if there can be none."""
+
+    def repeat(self) -> bytes:
+        """The frames of the input that may be lost."""
+
+
 class Stream:
     """One stream. ``escape`` is a byte that, typed, ends it here (a console); without ``forward_end`` no end of input is sent,
     since a console goes on when the keyboard doesn't. What comes back goes to descriptor ``stdout`` or 2, by ``write``.
-    ``cut_hint`` is for people if the connection is lost."""
+    ``cut_hint`` is for people if the connection is lost; with ``held`` the stream goes on through another one, if it can."""
 
     def __init__(
         self,
@@ -54,8 +79,10 @@ class Stream:
         stdout: int = 1,
         write: Callable[[int, bytes], None] | None = None,
         cut_hint: str = "the command may still be running",
+        held: Continued | None = None,
     ) -> None:
-        self._sock = sock
+        self._held, self._size = held, b""
+        self._sock, self._gateway = sock, _name_peer(sock)
         self._escape = escape
         self._forward_end = forward_end
         self._stdout, self._write, self._cut_hint = stdout, write or write_bytes, cut_hint
@@ -68,6 +95,11 @@ class Stream:
     def send(self, frame: bytes) -> None:
         self._out += frame
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Send the size of the terminal here."""
+        self._size = encode_json(FrameType.RESIZE, {"rows": rows, "columns": columns})
+        self.send(self._size)
+
     def run(self, stdin: int | None) -> int | None:
         """Carry bytes until the peer ends it; the peer's exit code, None if it sent none.
 
@@ -75,19 +107,42 @@ class Stream:
         connection was cut."""
         self._stdin = stdin
         if stdin is None and self._forward_end:
-            self.send(encode_frame(FrameType.END_IN))
+            self._send_input(b"")
         self._sock.setblocking(False)
-        while not self._ended:
-            self._flush()
-            self._receive()
-            if not self._ended:
-                self._wait()
+        try:
+            while not self._ended:
+                try:
+                    self._flush()
+                    self._receive()
+                except Unavailable as problem:
+                    if self._held is None:
+                        raise
+                    self._go_on(self._held.find_again(problem), self._held.repeat())
+                if not self._ended:
+                    self._wait()
+        finally:
+            if self._held is not None:
+                self._sock.close()
         return self._code
+
+    def _go_on(self, sock: ssl.SSLSocket, repeated: bytes) -> None:
+        """Go on over another connection."""
+        self._sock.close()
+        self._sock, self._gateway, self._decoder = sock, _name_peer(sock), FrameDecoder()
+        self._out = bytearray(self._size + repeated)
+        sock.setblocking(False)
+
+    def _send_input(self, data: bytes) -> None:
+        """Send input; empty: its end."""
+        self.send(encode_frame(FrameType.DATA_IN, data) if data else encode_frame(FrameType.END_IN))
+        if self._held is not None:
+            self._held.put(data)
 
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._out else 0))
         reads = self._stdin is not None and len(self._out) < _FULL_BYTES
+        reads = reads and (self._held is None or self._held.has_capacity)
         if reads and self._stdin is not None:
             poll.register(self._stdin, select.POLLIN)
         for descriptor, _ in poll.poll(_POLL_MS):
@@ -103,11 +158,11 @@ class Stream:
             data = data[: data.index(self._escape)]
             self._ended = True
         if data:
-            self.send(encode_frame(FrameType.DATA_IN, data))
+            self._send_input(data)
         elif not self._ended:
             self._stdin = None
             if self._forward_end:
-                self.send(encode_frame(FrameType.END_IN))
+                self._send_input(b"")
 
     def _flush(self) -> None:
         while self._out:
@@ -129,9 +184,9 @@ class Stream:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except OSError as problem:
-                raise Cut(f"the connection was lost: {problem.strerror or problem}") from None
+                raise Cut(f"{self._gateway} was lost: {problem.strerror or problem}", hint=self._cut_hint) from None
             if not data:
-                raise Cut("the connection was lost before the end", hint=self._cut_hint)
+                raise Cut(f"{self._gateway} was lost before the end", hint=self._cut_hint)
             for frame in self._decoder.feed(data):
                 self._take(frame.type, frame.payload, frame)
 
@@ -146,16 +201,46 @@ class Stream:
             self._ended = True
         elif type_ == FrameType.ERROR:
             raise frame.error()
+        if self._held is not None:
+            self.send(self._held.take(type_, payload, frame.json))
 
 
-def dial(context: Context, ticket: dict[str, Any]) -> ssl.SSLSocket:
-    """A connection to the gateway that ``ticket`` names, with the ticket shown. Raises Unavailable."""
+def open_stream(
+    client: Client,
+    kind: str,
+    name: str,
+    verb: str,
+    asked: Mapping[str, Any],
+    *,
+    project: str | None = None,
+    **hello: Any,
+) -> ssl.SSLSocket:
+    """A connection to a gateway, with a ticket for the verb and ``hello`` shown. A gateway that can't be reached has begun nothing:
+    then another server is asked for a ticket, which names its own. Raises Unavailable when no gateway can be reached."""
+    tried: dict[str, Unavailable] = {}
+    while True:
+        ticket = client.verb(kind, name, verb, dict(asked), project=project)
+        address = str(ticket["address"])
+        if address in tried:
+            raise tried[address]
+        try:
+            seconds = CONNECT_SECONDS if client.http.knows_others else DIAL_SECONDS
+            return dial(client.context, ticket, seconds, **hello)
+        except Unavailable as problem:
+            tried[address] = problem
+            if not client.http.leave_server():
+                raise
+
+
+def dial(context: Context, ticket: Mapping[str, Any], seconds: float = DIAL_SECONDS, **hello: Any) -> ssl.SSLSocket:
+    """A connection to the gateway that ``ticket`` names, with the ticket and ``hello`` shown. Raises Unavailable."""
     host, _, port = str(ticket["address"]).rpartition(":")
     try:
-        plain = socket.create_connection((host.strip("[]"), int(port)), timeout=DIAL_SECONDS)
+        plain = socket.create_connection((host.strip("[]"), int(port)), timeout=seconds)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _find_lost_hosts(plain)
         sock = make_tls(context).wrap_socket(plain, server_hostname=ticket.get("server_name") or host.strip("[]"))
-        sock.sendall(encode_hello(role="client", ticket=ticket["ticket"]))
+        sock.sendall(encode_hello(role="client", ticket=ticket["ticket"], **hello))
     except OSError as problem:
         raise Unavailable(
             f"the gateway at {ticket['address']} can't be reached: {problem.strerror or problem}",
@@ -164,13 +249,30 @@ def dial(context: Context, ticket: dict[str, Any]) -> ssl.SSLSocket:
     return sock
 
 
+def _find_lost_hosts(sock: socket.socket) -> None:
+    """A gateway whose machine has lost its power closes no connection: let the kernel find out."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4 * KEEPALIVE_SECONDS * 1000)
+
+
+def _name_peer(sock: socket.socket) -> str:
+    """The connection, as errors name it."""
+    try:
+        host, port = sock.getpeername()[:2]
+    except (OSError, ValueError):
+        return "the connection to the gateway"
+    return f"the connection to the gateway at {f'[{host}]' if ':' in host else host}:{port}"
+
+
 @contextmanager
 def send_resizes(stream: Stream) -> Iterator[None]:
     """Send the peer the terminal's size, now and at each change."""
 
     def send_size(*_: object) -> None:
-        rows, columns = find_size()
-        stream.send(encode_json(FrameType.RESIZE, {"rows": rows, "columns": columns}))
+        stream.resize(*find_size())
 
     before: Callable[[int, Any], Any] | int | None = signal.signal(signal.SIGWINCH, send_size)
     send_size()
@@ -201,8 +303,8 @@ def exchange(
 ) -> tuple[bytes, dict[str, Any]]:
     """A request over a stream that shows nothing: the answer, and the content of EXIT. Raises the error that the peer sent,
     Unavailable for a stream that was cut."""
-    ticket = session.client.verb(kind, name, verb, asked)
-    with dial(session.client.context, ticket) as sock:
+    with open_stream(session.client, kind, name, verb, asked) as sock:
+        gateway = _name_peer(sock)
         with contextlib.suppress(OSError):  # a peer that refuses it early has sent the reason
             for piece in encode_data(FrameType.DATA_IN, payload):
                 sock.sendall(piece)
@@ -213,9 +315,9 @@ def exchange(
             try:
                 data = sock.recv(MAX_PAYLOAD_BYTES)
             except OSError as problem:
-                raise Cut(f"the connection was lost: {problem.strerror or problem}") from None
+                raise Cut(f"{gateway} was lost: {problem.strerror or problem}", hint=cut_hint) from None
             if not data:
-                raise Cut("the connection was lost before the end", hint=cut_hint)
+                raise Cut(f"{gateway} was lost before the end", hint=cut_hint)
             for frame in decoder.feed(data):
                 if frame.type == FrameType.DATA_OUT:
                     answer += frame.payload

@@ -14,7 +14,7 @@ from weft.cli.command.exit_codes import INTERRUPTED, exit_code, partial_code
 from weft.cli.command.target import Target
 from weft.cli.output.terminal import clean, clean_lines, is_terminal
 from weft.cli.session import NotSent, Session
-from weft.cli.stream.client import Cut, Stream, dial, write_bytes
+from weft.cli.stream.client import Cut, Stream, open_stream, write_bytes
 from weft.cli.wait.again import read_again
 from weft.objects.errors import IllegalTransition, Unavailable, WeftError
 
@@ -56,8 +56,7 @@ def show_last_lines(session: Session, target: Target, project: str | None = None
 
     try:
         asked = {"follow": False, "tail": _LAST_LINES}
-        ticket = session.client.verb(target.kind.name, target.name, "logs", asked, project=project)
-        with dial(session.client.context, ticket) as sock:
+        with open_stream(session.client, target.kind.name, target.name, "logs", asked, project=project) as sock:
             Stream(sock, forward_end=False, write=keep).run(None)
     except WeftError:
         return
@@ -196,8 +195,7 @@ def _carry(session: Session, target: Target, asked: dict[str, Any], write: Write
 def run_stream(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:
     """One stream of what is ``asked`` for, to its end; the exit code that it brings. Raises WeftError."""
     client = session.make_client()
-    ticket = client.verb(target.kind.name, target.name, "logs", asked)
-    with dial(client.context, ticket) as sock:
+    with open_stream(client, target.kind.name, target.name, "logs", asked) as sock:
         return Stream(sock, forward_end=False, write=write).run(None) or 0
 
 

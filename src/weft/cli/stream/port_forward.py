@@ -10,7 +10,7 @@ from typing import Any
 
 from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.stream.client import Stream, dial
+from weft.cli.stream.client import Stream, open_stream
 from weft.objects.errors import InUse, InvalidInput, WeftError
 
 
@@ -42,8 +42,7 @@ def carry(
 ) -> int:
     """One stream between two descriptors of ours; its exit code. Raises the error that the peer sent, and what ``write``
     raises."""
-    ticket = session.make_client().verb(target.kind.name, target.name, verb, given)
-    with dial(session.client.context, ticket) as sock:
+    with open_stream(session.make_client(), target.kind.name, target.name, verb, given) as sock:
         return Stream(sock, stdout=stdout, write=write).run(stdin) or 0
 
 

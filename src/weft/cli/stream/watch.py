@@ -8,7 +8,7 @@ from typing import Any
 
 from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.stream.client import Stream, dial
+from weft.cli.stream.client import Stream, open_stream
 from weft.cli.wait.again import read_again
 
 AGAIN_SECONDS = 1.0
@@ -29,8 +29,7 @@ def watch_documents(
 
     def follow() -> None:
         rest.clear()
-        ticket = session.client.verb(target.kind.name, target.name, verb, {**asked, "watch": True})
-        with dial(session.client.context, ticket) as sock:
+        with open_stream(session.client, target.kind.name, target.name, verb, {**asked, "watch": True}) as sock:
             Stream(sock, forward_end=False, write=take).run(None)
 
     while True:

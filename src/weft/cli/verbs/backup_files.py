@@ -25,7 +25,7 @@ from weft.cli.output.local_time import render_time
 from weft.cli.output.table import make_columns
 from weft.cli.output.terminal import clean
 from weft.cli.session import Session
-from weft.cli.stream.client import Stream, dial, write_bytes
+from weft.cli.stream.client import Stream, open_stream, write_bytes
 from weft.cli.stream.whole_file import refuse_existing, written_whole
 from weft.cli.verbs.get import show_objects
 from weft.cli.verbs.list import list_kind
@@ -216,10 +216,9 @@ def _ask(act: str, path: str, disk: str, partition: int | None) -> dict[str, Any
 def _run(session: Session, backup: str, asked: dict[str, Any], write: Any) -> None:
     """Raises the error that the node sent."""
     name = backup.removeprefix("backup/")
-    ticket = session.client.verb("backup", name, "files", asked)
     sys.stdout.flush()
     try:
-        with dial(session.client.context, ticket) as sock:
+        with open_stream(session.client, "backup", name, "files", asked) as sock:
             Stream(sock, write=write).run(None)
     except NotFound as missing:
         if missing.field == "path" and not missing.hint:

@@ -19,7 +19,7 @@ from weft.cli.command.target import usage
 from weft.cli.network.packets import Splitter, describe
 from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
-from weft.cli.stream.client import Stream, dial, write_bytes
+from weft.cli.stream.client import Stream, open_stream, write_bytes
 from weft.kinds.parts.stream_verbs import LEAST_CAPTURE_BYTES, MOST_CAPTURE_BYTES, MOST_CAPTURE_SECONDS
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
@@ -117,8 +117,7 @@ def _capture(
             print(describe(packet))
         sys.stdout.flush()
 
-    ticket = session.client.verb(target.kind.name, target.name, "capture", asked)
-    with dial(session.client.context, ticket) as sock:
+    with open_stream(session.client, target.kind.name, target.name, "capture", asked) as sock:
         stream = Stream(sock, forward_end=False, write=take, cut_hint="what came until then is whole")
         try:
             with _ending_on_interrupt(stream):

@@ -6,12 +6,14 @@ import os
 import re
 import shlex
 import shutil
+import ssl
 import sys
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import click
+import msgspec
 
 from weft.cli.command import options
 from weft.cli.command.flags import read_pairs
@@ -20,11 +22,13 @@ from weft.cli.command.lookup import find_one, find_targets
 from weft.cli.command.target import Target, is_noun
 from weft.cli.output.terminal import find_size, is_terminal, raw_mode
 from weft.cli.session import Session
-from weft.cli.stream.client import Stream, dial, send_resizes
+from weft.cli.stream.client import Stream, open_stream, send_resizes
+from weft.cli.stream.held_exec import HeldExec
 from weft.cli.stream.port_forward import carry, listen_here, relay
 from weft.kinds.parts.convert_verb import refuse_departed
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, NotFound
+from weft.protocol.frames import ClientSession
 
 
 class GuestCommand(options.WithCommand):
@@ -66,11 +70,17 @@ def _exec(
 
 
 def run_command(session: Session, target: Target, given: dict[str, object]) -> int:
-    """Run it and carry its bytes; its exit code. Raises the error that kept it from running."""
-    ticket = session.client.verb(target.kind.name, target.name, "exec", given)
-    session.unfinished = True
-    with dial(session.client.context, ticket) as sock:
-        stream = Stream(sock)
+    """Run it and carry its bytes, through another gateway if its own is lost; its exit code. Raises the error that kept it from
+    running, or ended it."""
+
+    def open_at(where: ClientSession) -> ssl.SSLSocket:
+        said = msgspec.to_builtins(where)
+        return open_stream(session.client, target.kind.name, target.name, "exec", given, session=said)
+
+    held = HeldExec(open_at, session.clock.elapsed, session.client.http.closed.wait)
+    with held.begin() as sock:
+        session.unfinished = True
+        stream = Stream(sock, held=held)
         stdin = None if sys.stdin is None or sys.stdin.closed else sys.stdin.fileno()
         if given["tty"] and stdin is not None and is_terminal(sys.stdin):
             with raw_mode(stdin), send_resizes(stream):
@@ -174,8 +184,7 @@ def _console(session: Session, kind: Kind | None, words: tuple[str, ...], vnc: b
         return show_screen(session, target, url, port)
     if url or port:
         raise click.UsageError(f"{'--url' if url else '--port'} needs --vnc: give it too")
-    ticket = session.client.verb(target.kind.name, target.name, "console", {})
-    with dial(session.client.context, ticket) as sock:
+    with open_stream(session.client, target.kind.name, target.name, "console", {}) as sock:
         if not is_terminal(sys.stdin):
             return Stream(sock).run(sys.stdin.fileno()) or 0
         session.notify(f"console of {target.what}; Ctrl-] leaves it")
@@ -227,8 +236,7 @@ def check_screen(session: Session, target: Target) -> None:
     def stop(descriptor: int, data: bytes) -> None:
         raise _Greeted
 
-    ticket = session.client.verb(target.kind.name, target.name, "screen", {})
-    with dial(session.client.context, ticket) as sock, suppress(_Greeted):
+    with open_stream(session.client, target.kind.name, target.name, "screen", {}) as sock, suppress(_Greeted):
         Stream(sock, forward_end=False, write=stop).run(None)
 
 

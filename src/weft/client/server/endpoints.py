@@ -47,6 +47,16 @@ class Endpoints:
             if self._all[0] != endpoint:
                 self._all = [endpoint, *(one for one in self._all if one != endpoint)]
 
+    def leave(self) -> bool:
+        """Ask the next one first from now on: something else at the first one doesn't answer. Returns whether there is another."""
+        with self._lock:
+            self._all.append(self._all.pop(0))
+            return len(self._all) > 1
+
+    @property
+    def are_several(self) -> bool:
+        return len(self._all) > 1
+
     def learn(self, named: str) -> list[str] | None:
         """Take the URLs that an answer names; those beside the given one, or None if they are as they were."""
         if named == self._named:

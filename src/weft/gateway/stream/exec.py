@@ -20,7 +20,7 @@ from weft.gateway.stream.exec_replay import ExecReplay
 from weft.gateway.stream.reconnect import FindPlace, Open, Reconnector, WorkloadLocation, read_place
 from weft.gateway.stream.splice import END, Carried
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
-from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame
+from weft.protocol.frames import ClientSession, Frame, FrameType, encode_error, encode_frame, encode_json
 
 log = logging.getLogger("weft.gateway")
 GOODBYE_SECONDS = 5.0
@@ -35,13 +35,20 @@ class Detached(msgspec.Struct):
 
 
 class ExecStream:
-    """One session of ``client``; the rest is as in Reconnector."""
+    """One session of ``client``; ``client_session``: of a client that can go on with it through another gateway, or does so now.
+    The rest is as in Reconnector."""
 
     def __init__(
-        self, client: StreamConnection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
+        self,
+        client: StreamConnection,
+        claims: dict[str, Any],
+        open_stream: Open,
+        find_place: FindPlace,
+        clock: Clock,
+        client_session: ClientSession | None = None,
     ) -> None:
-        self._client, self._claims = client, claims
-        self._ledger = ExecReplay(secrets.token_hex(16))
+        self._client, self._claims, self._client_session = client, claims, client_session
+        self._ledger = ExecReplay(secrets.token_hex(16), client_session)
         self._pursuit = Reconnector(claims, lambda: {"session": self._ledger.mark}, open_stream, find_place, clock)
         self._carried = Carried()
         self._news, self._acknowledged = asyncio.Event(), asyncio.Event()
@@ -50,7 +57,10 @@ class ExecStream:
 
     async def carry(self, place: WorkloadLocation) -> Carried:
         """Carry to the session's end; the client always gets a last frame. Raises WeftError if no stream can be opened."""
-        stream = await self._pursuit.open(place)
+        if self._client_session is not None and self._client_session.run:
+            stream, place = await self._take_up(place)
+        else:
+            stream = await self._pursuit.open(place)
         self._hung_up = asyncio.ensure_future(self._listen())
         try:
             while (end := await self._serve(stream)) is not None:
@@ -75,7 +85,8 @@ class ExecStream:
         """Read from the client, while the ledger has capacity, until it has gone. Raises InvalidInput."""
         while (frame := await self._client.receive()) is not None:
             self._ledger.put(frame)
-            self._carried.bytes_in += len(frame.payload)
+            if frame.type != FrameType.ACK:
+                self._carried.bytes_in += len(frame.payload)
             self._news.set()
             while not self._ledger.has_capacity:
                 self._acknowledged.clear()
@@ -126,6 +137,9 @@ class ExecStream:
         self._ledger.resume(_read_standing(frame))
         self._acknowledged.set()
         self._begun.set()
+        if self._client_session is not None:
+            session = {"key": self._ledger.key, "run": self._ledger.run}
+            self._client.writer.write(encode_json(FrameType.SESSION, session))
 
     async def _receive(self, stream: StreamConnection) -> Detached | None:
         while (frame := await stream.receive()) is not None:
@@ -133,6 +147,8 @@ class ExecStream:
                 self._begin(frame)
             elif frame.type == FrameType.ACK:
                 self._ledger.take(int(frame.json().get("stdin", 0)))
+                if self._client_session is not None:
+                    await self._client.send(encode_frame(FrameType.ACK, frame.payload))
                 self._acknowledged.set()
                 self._news.set()
             elif frame.type == FrameType.DETACHED:

@@ -122,7 +122,7 @@ def test_documents_are_followed_until_the_person_stops_however_long_the_server_i
 ) -> None:
     left = iter(range(99))
 
-    def verb(*_: object) -> object:
+    def verb(*_: object, **__: object) -> object:
         raise Unavailable("no server") if next(left, None) is not None else KeyboardInterrupt
 
     monkeypatch.setattr(session.client, "verb", verb)
