@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +61,29 @@ def outcome(attempt: Any) -> str:
 def at_second(both: TwoServers, node: JoinedNode) -> JoinedNode:
     context = msgspec.structs.replace(node.context, server=both.second.context.server)
     return JoinedNode(node.name, node.uid, both.second.connect(context), node.key, context)
+
+
+def test_a_gateway_of_devices_may_list_at_one_server_and_watch_at_the_other(both: TwoServers) -> None:
+    client, node = both.first.client, both.first.join("behind")
+    client.create({"kind": "project", "name": "farm", "spec": {}})
+    client.patch("node", "behind", {"spec": {"devices_project": "farm"}})
+    for name in ("pump", "unused"):
+        spec = {"properties": {"speed": {"type": "number"}}}
+        client.create({"kind": "devicemodel", "name": name, "project": "farm", "spec": spec})
+    client.create({"kind": "device", "name": "p1", "project": "farm", "spec": {"node": "behind", "model": "pump"}})
+    there = at_second(both, node)
+    with contextlib.ExitStack() as stack:
+        lines = {}
+        for kind in ("device", "devicemodel"):
+            cursor = node.client.list(kind, all_projects=True).cursor
+            path = f"/v1/{kind}s?watch=1&cursor={cursor}"
+            lines[kind] = stack.enter_context(there.client.http.stream("GET", path)).lines()
+        client.patch("device", "p1", {"spec": {"model": "unused"}}, project="farm")
+        assert any(b'"model":"unused"' in line for line in itertools.islice(lines["device"], 1))
+        assert [one["name"] for one in node.client.list("devicemodel", all_projects=True).items] == ["unused"]
+        client.patch("devicemodel", "unused", {"spec": {"title": "new"}}, project="farm")
+        found = next(line for line in lines["devicemodel"] if b'"kind":"devicemodel"' in line)
+        assert b'"name":"unused"' in found
 
 
 def reasons(results: list[Any]) -> list[str]:

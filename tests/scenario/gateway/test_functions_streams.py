@@ -16,11 +16,12 @@ from tests.scenario.gateway_lab import KEY, Client
 
 from weft.cli.verbs.function import describe_metrics
 from weft.client.context import Context
+from weft.client.http import Http
 from weft.edge.server.handover import send_messages
 from weft.gateway.function.invocation.call import Call
 from weft.gateway.function.record.output_log import stamp
 from weft.objects.envelope import Envelope
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import InvalidInput, Unavailable
 from weft.protocol.devices import MOST_MESSAGE_BYTES, MOST_MESSAGES, DeviceMessage
 from weft.protocol.frames import Frame, FrameType
 from weft.protocol.invocations import Count, InvocationAnswer, Printed
@@ -109,7 +110,8 @@ async def test_messages_of_devices_are_queued_under_their_own_ids_for_the_node_s
                 heard.append(call)
 
         lab.parts.streams._events = Events()
-        client: Any = SimpleNamespace(context=Context(server="", ca=lab.gateway_lab.authority.ca))
+        context = Context(server="https://a:1", ca=lab.gateway_lab.authority.ca, others=["https://b:1"])
+        client: Any = SimpleNamespace(context=context, http=Http(context))
 
         def send(messages: list[DeviceMessage], node: str = "uid-n1") -> None:
             shown = {"address": f"127.0.0.1:{lab.gateway_lab.port}", "ticket": ticket(lab, hello, "invoke", node=node)}
@@ -130,6 +132,9 @@ async def test_messages_of_devices_are_queued_under_their_own_ids_for_the_node_s
         with pytest.raises(InvalidInput, match="messages"):
             await asyncio.to_thread(send, messages * MOST_MESSAGES)
         assert len(heard) == 3
+        with pytest.raises(Unavailable, match=r"the functions' gateway at 127.0.0.1:1 can't be reached"):
+            send_messages(client, {"address": "127.0.0.1:1", "ticket": "t"}, messages)
+        assert client.http._endpoints.in_turn()[0].url == "https://b:1"  # the next ticket is that server's
 
 
 async def test_logs_and_metrics(tmp_path: Path) -> None:

@@ -40,18 +40,25 @@ _decoder = msgspec.json.Decoder(_Served)
 async def find_served(context: ApiContext, actor: Actor, kind: Kind) -> Callable[[bytes], bool] | None:
     """The test of a stored object for whether the node's gateway serves it or needs it; None for other actors and kinds.
 
-    Which models and rules these are is decided whenever the gateway lists them or begins a watch, for all its watches at this
-    process: it lists them again when a device comes to it that names a model, or lies in a project, that it didn't know."""
+    Which models and rules these are is decided whenever the gateway lists them or begins a watch, and whenever a watch of its
+    devices here brings one, for all its watches at this process: it may list them at another server."""
     if actor.kind != "node" or kind.access.node_reads != "serving":
         return None
     entry = await context.store.get(enrolment_key(actor.id))
     node = read_enrolment(entry.value).name if entry is not None else ""
     if not node:
         return lambda _: False
+    needed, word = context.needed_models.setdefault(actor.id, set()), node.encode()
+
+    def is_device_for_it(value: bytes) -> bool:
+        if word not in value or (found := _decoder.decode(value)).spec.node != node:
+            return False
+        needed.add((found.project, found.spec.model))
+        return True
+
     if kind is DEVICE:
-        return lambda value: node.encode() in value and _decoder.decode(value).spec.node == node
+        return is_device_for_it
     devices = [_decoder.decode(one.value) for one in await list_devices(context, node)]
-    needed = context.needed_models.setdefault(actor.id, set())
     needed.clear()
     needed |= {(one.project, one.spec.model) for one in devices}
 

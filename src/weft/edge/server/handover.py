@@ -13,6 +13,7 @@ import msgspec
 
 from weft.client.answer import raise_problem
 from weft.client.api import Client
+from weft.client.server.endpoints import CONNECT_SECONDS
 from weft.client.tls import make_tls
 from weft.objects.errors import Unavailable
 from weft.protocol.devices import DeviceMessage, InvocationsInput
@@ -32,12 +33,20 @@ def ask_ticket(client: Client, node: str, function: str, dropped: int, too_large
 
 
 def send_messages(client: Client, ticket: Mapping[str, str], messages: Sequence[DeviceMessage]) -> None:
-    """Send messages, in a thread. Raises Unavailable, and what the functions' gateway answers."""
+    """Send messages, in a thread. Raises Unavailable, and what the functions' gateway answers. If that can't be reached, the next
+    ticket is another server's."""
     payload = msgspec.json.encode(messages)
     host, _, port = ticket["address"].rpartition(":")
     host = host.strip("[]")
+    unreached = f"the functions' gateway at {ticket['address']} can't be reached"
     try:
-        plain = socket.create_connection((host, int(port)), timeout=SECONDS)
+        seconds = CONNECT_SECONDS if client.http.knows_others else SECONDS
+        plain = socket.create_connection((host, int(port)), timeout=seconds)
+    except OSError as problem:
+        client.http.leave_server()
+        raise Unavailable(f"{unreached}: {problem}") from None
+    try:
+        plain.settimeout(SECONDS)
         with make_tls(client.context).wrap_socket(plain, server_hostname=ticket.get("server_name") or host) as sock:
             sock.sendall(encode_hello(role="client", ticket=ticket["ticket"]))
             with contextlib.suppress(OSError):  # a peer that refuses it early has sent the reason
@@ -46,7 +55,7 @@ def send_messages(client: Client, ticket: Mapping[str, str], messages: Sequence[
                 sock.sendall(encode_frame(FrameType.END_IN))
             _await_end(sock)
     except OSError as problem:
-        raise Unavailable(f"the functions' gateway at {ticket['address']} can't be reached: {problem}") from None
+        raise Unavailable(f"{unreached}: {problem}") from None
 
 
 def _await_end(sock: Any) -> None:
