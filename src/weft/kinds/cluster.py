@@ -70,6 +70,7 @@ class ClusterStatus(msgspec.Struct, kw_only=True):
     phase: Annotated[str, words("Pending", "Linked", "Unreachable", "Refused", "Suspect", "Failed")] = "Pending"
     peer_uid: str = ""
     release: str = ""  # of weft there
+    servers: list[str] = []  # URLs of its servers, if it has several: they are asked when the link's own doesn't answer
     protocol: int = 0  # of links: the newest that both speak; 0: not known
     epoch: str = ""  # the history of its store that this cluster trusts
     trusted: int = 0  # ``actions.trusted`` when it was last trusted

@@ -63,6 +63,7 @@ class HelloAnswer(msgspec.Struct, frozen=True, kw_only=True):
     now: float  # unix seconds, by its clock
     seen_seconds: float | None = None  # since the asking cluster last answered it; None: never
     phase: str = ""  # of the asking cluster, there
+    servers: list[str] = []  # URLs of its servers, if it has several
 
 
 def write_link_token(token: str, ca_sha256: str) -> str:

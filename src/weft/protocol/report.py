@@ -185,6 +185,7 @@ class OpenedLink(msgspec.Struct, frozen=True):
     ca: str  # PEM
     token: str
     now: float = 0.0  # unix seconds, by the server's clock, as it answered
+    others: list[str] = []  # URLs of its other servers
 
     def __repr__(self) -> str:
         return "OpenedLink(…)"

@@ -164,6 +164,16 @@ def test_a_handshake_that_never_ends_is_cut(tmp_path: Path) -> None:
             ask_hello(link, seconds=0.3)
 
 
+def test_another_of_its_servers_is_asked_when_the_link_s_own_does_not_answer(tmp_path: Path) -> None:
+    body = (
+        b'{"uid":"u","release":"0.1.0","epoch":"e","oldest":1,"newest":1,"now":1.0,"servers":["https://10.0.0.2:8443"]}'
+    )
+    with far(tmp_path, reply(200, body)) as link, socket.create_server(("127.0.0.1", 0)) as silent:
+        for gone in ("https://127.0.0.1:1", f"https://127.0.0.1:{silent.getsockname()[1]}"):
+            found = ask_hello(PeerLink("west", gone, link.ca, SECRET, (link.url,)))
+            assert (found.uid, found.servers) == ("u", ["https://10.0.0.2:8443"])
+
+
 def test_who_has_another_ca_gets_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import tee
 from typing import Any
 
@@ -17,6 +18,7 @@ import msgspec
 from weft.backup.process.nbd import NbdClient
 from weft.client.cluster.peer import MOST_ANSWER_BYTES, MOST_SECONDS, PeerClient
 from weft.client.context import Context
+from weft.client.server.gateways import open_at_gateway
 from weft.client.tls import make_tls
 from weft.contracts.driver.layers import ServedDisk
 from weft.kinds.parts.stream_verbs import ReceiveInput
@@ -61,7 +63,8 @@ class Peer:
 
     def __init__(self, link: OpenedLink, project: str, own_project: str) -> None:
         self.stopped = threading.Event()
-        context = Context(server=link.url, ca=link.ca, token=link.token, server_name=SERVER_NAME, project=project)
+        context = Context(server=link.url, ca=link.ca, token=link.token, server_name=SERVER_NAME, others=link.others)
+        context.project = project
         self._client = PeerClient(
             context,
             own_project,
@@ -108,8 +111,9 @@ class Peer:
 
     def send(self, name: str, point: ReceiveInput, disks: Sequence[ServedDisk], sent: Callable[[int], None]) -> int:
         """Send the point; the number that it got there. Raises what the other side refuses it for, Unavailable (``streamLost``)."""
-        ticket = self._client.verb("replica", name, "receive", msgspec.to_builtins(point))
-        with self._dial(ticket) as sock:
+        asked = msgspec.to_builtins(point)
+        ask = partial(self._client.verb, "replica", name, "receive", asked)
+        with open_at_gateway(self._client.http, ask, self._dial) as sock:
             stream, total = _Stream(sock), 0
             for head, data in list_pieces(disks, [disk.whole for disk in point.disks.values()]):
                 if self.stopped.is_set():
@@ -144,11 +148,11 @@ class Peer:
         except msgspec.ValidationError as problem:
             raise InvalidInput(f"the other cluster's replica can't be read: {problem}", reason="badPiece") from None
 
-    def _dial(self, ticket: Mapping[str, Any]) -> ssl.SSLSocket:
+    def _dial(self, ticket: Mapping[str, Any], seconds: float) -> ssl.SSLSocket:
         address = str(ticket.get("address"))
         host, _, port = address.rpartition(":")
         try:
-            plain = socket.create_connection((host.strip("[]"), int(port)), timeout=ASK_SECONDS)
+            plain = socket.create_connection((host.strip("[]"), int(port)), timeout=min(seconds, ASK_SECONDS))
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock = self._tls.wrap_socket(plain, server_hostname=SERVER_NAME)
             sock.settimeout(STALL_SECONDS)

@@ -41,6 +41,7 @@ async def hello(context: ApiContext, call: Call) -> Answer:
         now=now,
         seen_seconds=seen,
         phase=phase,
+        servers=context.servers.urls,
     )
     return json_answer(msgspec.to_builtins(answer))
 

@@ -13,7 +13,7 @@ from weft.api.route import Route
 from weft.kinds.allocation import AllocatedVolume, AllocationSpec, list_secrets, registry_secret_of
 from weft.kinds.backup_repository import ACCESS_KEY, BACKUP_REPOSITORY, SECRET_KEY, BackupRepositorySpec
 from weft.kinds.backup_repository import KEY as REPOSITORY_KEY
-from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.cluster import TOKEN as LINK_TOKEN
 from weft.kinds.device import DEVICE, DeviceSpec
 from weft.kinds.function import FUNCTION, FunctionSpec
@@ -143,12 +143,14 @@ async def _open_link(context: ApiContext, call: Call, name: str) -> OpenedLink:
     if name not in {order.cluster for order in (*orders.send, *orders.ask)}:
         raise NotFound(f"node {call.actor.name} has nothing to do with cluster {name[:80]}")
     entry = await context.store.get(object_key(CLUSTER.name, None, name))
-    spec = decode_part(decode_envelope(entry.value).spec, ClusterSpec) if entry is not None else None
+    found = decode_envelope(entry.value) if entry is not None else None
+    spec = decode_part(found.spec, ClusterSpec) if found is not None else None
     sealed = spec.sealed.get(LINK_TOKEN) if spec is not None else None
-    if spec is None or sealed is None:
+    if found is None or spec is None or sealed is None:
         raise NotFound(f"cluster {name[:80]} not found, or it has no token", hint="weft cluster link")
     token = unseal(context.settings.seal_key, sealed, place_of(None, name, LINK_TOKEN, CLUSTER.name)).decode()
-    return OpenedLink(spec.url, spec.ca, token, context.clock.now())
+    others = decode_part(found.status, ClusterStatus).servers
+    return OpenedLink(spec.url, spec.ca, token, context.clock.now(), others)
 
 
 async def _open_volume(context: ApiContext, project: str | None, volume: AllocatedVolume) -> str:

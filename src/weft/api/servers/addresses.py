@@ -19,6 +19,7 @@ class ServerAddresses:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._servers = PrefixCache(store, kind_prefix(SERVER.name), of_envelope(_read_status), clock, self._note)
         self.header: tuple[tuple[str, str], ...] = ()
+        self.urls: list[str] = []  # as the header has them
         self.gateways: list[str] = []  # HOST:PORT
 
     async def run(self) -> None:
@@ -32,7 +33,8 @@ class ServerAddresses:
 
     def _note(self, _: str) -> None:
         ready = [one for _, one in sorted(self._servers.found.items()) if one.phase == "Ready" and one.address][:MOST]
-        self.header = ((HEADER, ",".join(one.address for one in ready)),) if len(ready) > 1 else ()
+        self.urls = [one.address for one in ready] if len(ready) > 1 else []
+        self.header = ((HEADER, ",".join(self.urls)),) if self.urls else ()
         # The gateway of the last of several is named, too: that of the first may be all that a node knows.
         self.gateways = [one.gateway for one in ready if one.gateway] if len(self._servers.found) > 1 else []
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weft.cli.output.terminal import find_size
 from weft.cli.session import Session
 from weft.client.context import Context
-from weft.client.server.endpoints import CONNECT_SECONDS
+from weft.client.server.gateways import DIAL_SECONDS, open_at_gateway
 from weft.client.tls import make_tls
 from weft.objects.errors import Unavailable
 from weft.protocol.frames import (
@@ -35,7 +35,6 @@ from weft.protocol.frames import (
 if TYPE_CHECKING:
     from weft.client import Client
 
-DIAL_SECONDS = 10.0
 KEEPALIVE_SECONDS = 3
 _FULL_BYTES = 1024 * 1024  # so much waits to be sent: stop reading what is typed
 _POLL_MS = 1000
@@ -215,21 +214,13 @@ def open_stream(
     project: str | None = None,
     **hello: Any,
 ) -> ssl.SSLSocket:
-    """A connection to a gateway, with a ticket for the verb and ``hello`` shown. A gateway that can't be reached has begun nothing:
-    then another server is asked for a ticket, which names its own. Raises Unavailable when no gateway can be reached."""
-    tried: dict[str, Unavailable] = {}
-    while True:
-        ticket = client.verb(kind, name, verb, dict(asked), project=project)
-        address = str(ticket["address"])
-        if address in tried:
-            raise tried[address]
-        try:
-            seconds = CONNECT_SECONDS if client.http.knows_others else DIAL_SECONDS
-            return dial(client.context, ticket, seconds, **hello)
-        except Unavailable as problem:
-            tried[address] = problem
-            if not client.http.leave_server():
-                raise
+    """A connection to a gateway of some server, with a ticket for the verb and ``hello`` shown. Raises Unavailable when none can
+    be reached."""
+    return open_at_gateway(
+        client.http,
+        lambda: client.verb(kind, name, verb, dict(asked), project=project),
+        lambda ticket, seconds: dial(client.context, ticket, seconds, **hello),
+    )
 
 
 def dial(context: Context, ticket: Mapping[str, Any], seconds: float = DIAL_SECONDS, **hello: Any) -> ssl.SSLSocket:

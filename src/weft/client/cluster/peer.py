@@ -31,19 +31,22 @@ T = TypeVar("T")
 
 
 class PeerLink(msgspec.Struct, frozen=True):
-    """How another cluster is reached: its API server's URL, its CA (PEM), and the token with which this cluster asks."""
+    """How another cluster is reached: its API server's URL, its CA (PEM), the token with which this cluster asks, and the URLs of
+    its other servers."""
 
     name: str  # here
     url: str
     ca: str
     token: str
+    others: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"PeerLink({self.name!r}, …)"
 
     @property
     def context(self) -> Context:
-        return Context(server=self.url, ca=self.ca, token=self.token, server_name=SERVER_NAME)
+        others = list(self.others)
+        return Context(server=self.url, ca=self.ca, token=self.token, server_name=SERVER_NAME, others=others)
 
 
 class PeerClient(Client):

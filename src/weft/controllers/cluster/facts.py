@@ -7,7 +7,7 @@ import msgspec
 from weft.client.cluster.peer import PeerLink
 from weft.controllers.image.credentials import Unseal
 from weft.informer.view import Item, View
-from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec
+from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec, ClusterStatus
 from weft.kinds.replication import ENDED, REPLICATIONS_BY_CLUSTER, ReplicationSpec, ReplicationStatus
 from weft.kinds.secret import place_of
 from weft.objects.errors import NotFound
@@ -31,7 +31,7 @@ def read_link(cluster: Item, unseal: Unseal | None) -> PeerLink:
     if unseal is None or sealed is None:
         raise NotFound(f"the token of cluster {name} can't be opened here", reason="keyLost")
     token = unseal(sealed, place_of(None, name, TOKEN, CLUSTER.name)).decode()
-    return PeerLink(name, spec.url, spec.ca, token)
+    return PeerLink(name, spec.url, spec.ca, token, tuple(cluster.status(ClusterStatus).servers))
 
 
 def find_lag(view: View, name: str) -> tuple[float, float] | None:

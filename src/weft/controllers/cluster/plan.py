@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
 
 import msgspec
 
+from weft.client.server.endpoints import MOST
 from weft.client.server.version_skew import MOST_MINORS, describe_skew
 from weft.controllers.cluster.facts import Reply
 from weft.kinds.cluster import ClusterActions, ClusterMarks, ClusterStatus
+from weft.kinds.fields.cluster.link import check_url
+from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_duration
 from weft.protocol.link import NEWEST, OLDEST, HelloAnswer, choose_protocol
 
@@ -61,6 +66,7 @@ def plan_status(
             f"{name} speaks protocols {hello.oldest} to {hello.newest} of links, this cluster {OLDEST} to {NEWEST}:"
             " update the older one",
         )
+    status.servers = read_servers(hello.servers) or status.servers
     epoch = read_word(hello.epoch)
     if asked.trusted > former.trusted or not former.epoch:
         status.epoch, status.trusted = epoch, asked.trusted
@@ -114,6 +120,15 @@ def _plan_silence(name: str, former: ClusterStatus, reply: Reply) -> ClusterStat
 def _fail(status: ClusterStatus, reason: str, message: str, phase: str = "Failed") -> ClusterStatus:
     status.phase, status.reason, status.message = phase, reason, message
     return status
+
+
+def read_servers(urls: Sequence[str]) -> list[str]:
+    """The URLs of servers as the other cluster names them, without what can't be one."""
+    found = []
+    for url in urls[:MOST]:
+        with contextlib.suppress(InvalidInput):
+            found.append(check_url(url, "servers"))
+    return found
 
 
 def read_word(text: str) -> str:

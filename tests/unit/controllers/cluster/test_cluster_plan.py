@@ -7,6 +7,7 @@ import math
 import msgspec
 import pytest
 
+from weft.client.server.endpoints import MOST
 from weft.controllers.cluster.facts import Reply, find_lag
 from weft.controllers.cluster.plan import find_offset, plan_status
 from weft.informer.view import make_view
@@ -39,6 +40,17 @@ def test_nothing_new_is_nothing_to_write_for_a_while() -> None:
     assert plan(now=113.0) == LINKED
     assert plan(now=114.5).seen_at == 114.5
     assert plan(now=90.0).seen_at == 90.0  # the clock was set back
+
+
+def test_its_servers_are_kept_as_it_names_them_and_nothing_that_is_none() -> None:
+    first, second = "https://10.0.0.1:8443", "https://10.0.0.2:8443"
+    named = [first, "ftp://x", "https://user:secret@x", f"{second}/", "https://x/path", "x" * 5000]
+    known = plan(changed(servers=named))
+    assert known.servers == [first, second]
+    assert plan(changed(servers=[]), known) == known  # only one serves at the moment
+    assert plan(changed(servers=[second, first]), known).servers == [second, first]
+    assert len(plan(changed(servers=[f"https://10.0.1.{n}:1" for n in range(99)])).servers) == MOST
+    assert plan(changed(uid="v", servers=named)).servers == []
 
 
 @pytest.mark.parametrize(
