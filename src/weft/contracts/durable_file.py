@@ -6,6 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+RESERVE_BYTES = 1 << 30  # of a server's disk that no file takes: its store lies there too
+
 
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace ``path`` by ``data`` in one step that a power cut can't halve. Raises OSError, and leaves nothing then."""
@@ -58,6 +60,12 @@ def name_file(work: Path, path: Path) -> None:
         os.link(work, path)
     work.unlink()
     sync_folder(path.parent)
+
+
+def measure_free(place: Path | int) -> int:
+    """Bytes that may still be written where ``place`` lies: all but a reserve of RESERVE_BYTES, or a twentieth of a small disk."""
+    facts = os.statvfs(place)
+    return facts.f_bavail * facts.f_frsize - min(RESERVE_BYTES, facts.f_blocks * facts.f_frsize // 20)
 
 
 def name_replaced(path: Path) -> Path:

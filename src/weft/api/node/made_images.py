@@ -14,7 +14,7 @@ from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route, Topic
-from weft.contracts.durable_file import keep_file
+from weft.contracts.durable_file import keep_file, measure_free
 from weft.kinds.orders import MAKE_IMAGE
 from weft.kinds.parts.image.work import FETCHING, MOST_IMAGE_BYTES, ImageOrder, name_sent
 from weft.objects.envelope import decode_envelope
@@ -23,7 +23,6 @@ from weft.objects.identity import object_key
 from weft.serving.answer import Answer
 
 AT_ONCE = 4  # files that nodes send: each holds a thread now and then
-RESERVE_BYTES = 1 << 30  # of the server's disk, or a twentieth of a small one: the store lies there too
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -80,9 +79,7 @@ async def _is_there(context: ApiContext, order: ImageOrder) -> bool:
 
 
 def _require_space(place: int, size: int, order: ImageOrder) -> None:
-    facts = os.statvfs(place)
-    reserve = min(RESERVE_BYTES, facts.f_blocks * facts.f_frsize // 20)
-    if facts.f_bavail * facts.f_frsize - reserve < size:
+    if measure_free(place) < size:
         raise DriverFailed(
             f"image {order.name} doesn't fit on the server's disk",
             reason="noSpace",

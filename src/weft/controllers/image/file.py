@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
 
+from weft.contracts.durable_file import measure_free
 from weft.controllers.image.download import FULL, PIECE_BYTES
 from weft.controllers.image.qcow2_check import WHOLE, check_qcow2
 from weft.kinds.image import OCI_FORMAT
@@ -39,7 +40,6 @@ from weft.objects.quantity import format_bytes
 _log = logging.getLogger(__name__)
 MAX_BYTES = MOST_IMAGE_BYTES
 MOST_VIRTUAL_BYTES = 16 * 1024**4
-RESERVE_BYTES = 1024**3  # of the server's disk, or a twentieth of a small one: the store lies there too
 PATIENCE_SECONDS = 30.0  # for each PIECE_BYTES: the slowest server that is waited for
 _CHUNK_BYTES = 1024 * 1024
 _NOTICE_SECONDS = 0.5
@@ -219,7 +219,7 @@ def _copy(url: str, chunks: Iterator[bytes], out: BinaryIO, on_progress: Progres
         fetched += len(chunk)
         if fetched > MAX_BYTES:
             raise _failed(f"{shown(url)} is larger than {format_bytes(MAX_BYTES)}")
-        if _free(out.fileno()) < len(chunk):
+        if measure_free(out.fileno()) < len(chunk):
             raise _no_space(url)
         digest.update(chunk)
         out.write(chunk)
@@ -229,16 +229,10 @@ def _copy(url: str, chunks: Iterator[bytes], out: BinaryIO, on_progress: Progres
 
 def _find_space(target: Path, url: str) -> int:
     """Bytes that an image may have. Raises DriverFailed (``noSpace``) if none."""
-    space = _free(target)
+    space = measure_free(target)
     if space <= 0:
         raise _no_space(url)
     return space
-
-
-def _free(place: int | Path) -> int:
-    facts = os.statvfs(place)
-    reserve = min(RESERVE_BYTES, facts.f_blocks * facts.f_frsize // 20)
-    return facts.f_bavail * facts.f_frsize - reserve
 
 
 def _inspect_disk(beginning: bytes, size: int, what: str) -> ImageFacts:
