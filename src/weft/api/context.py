@@ -29,6 +29,7 @@ from weft.api.state.store_position import StorePosition
 from weft.api.state.token_use import TokenUse
 from weft.api.state.watch_lines import WatchLines
 from weft.api.trace.node_spans import NodeSpans
+from weft.client.server.files import ServerFiles
 from weft.client.server.others import OtherServers
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
@@ -152,6 +153,7 @@ class ApiContext:
     node_spans: NodeSpans = field(init=False)
     servers: ServerAddresses = field(init=False)
     others: OtherServers = field(init=False)  # of the fabric
+    files: ServerFiles = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -159,6 +161,7 @@ class ApiContext:
         self.node_spans = NodeSpans(self.clock)
         self.servers = ServerAddresses(self.store, self.clock)
         self.others = OtherServers(self.own, self.authority, self.servers.list_others, self.clock)
+        self.files = ServerFiles(self.settings.blobs, self.others)
 
     @functools.cached_property
     def tokens(self) -> PrefixCache[TokenFacts]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from weft.client.server.files import ServerFiles
 from weft.contracts.history import History
 from weft.controllers.accounting.controller import Accounting
 from weft.controllers.alert.controller import Alerts, Evaluates, Unevaluated
@@ -27,7 +28,6 @@ from weft.controllers.device.controller import Devices
 from weft.controllers.device.rollout import DeviceRollouts
 from weft.controllers.failover.controller import Witnesses
 from weft.controllers.function.away import FunctionsAway
-from weft.controllers.function.code import Code
 from weft.controllers.garbage_collector import Garbage
 from weft.controllers.image.controller import Images, MakeBundle
 from weft.controllers.image.credentials import Unseal
@@ -67,7 +67,6 @@ from weft.controllers.volume.unbegun import UnbegunVolumes
 from weft.controllers.workload.controller import Workloads
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.silent_nodes import find_silent
-from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.objects.errors import Unavailable
 from weft.telemetry.metrics.database import make_off
 from weft.telemetry.metrics.sample import Sample
@@ -77,6 +76,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     """Dependencies of controllers beside store, clock and journal of events. A controller that lacks one doesn't run."""
 
     images: Path  # the folder of images' files
+    files: ServerFiles | None = None  # that folder's, and those of the other servers
     make_bundle: MakeBundle | None = None
     unseal: Unseal | None = None  # decrypts what is sealed: secrets, tokens of linked clusters
     allow_fetch: Sequence[str] = ()  # which of the machine's own places images may come from
@@ -138,8 +138,11 @@ CONTROLLERS: tuple[Registered, ...] = (
     Registered(lambda *_: Garbage()),
     Registered(lambda lease, _: Accounting(lease.store, lease.clock)),
     Registered(lambda lease, needs: Deployments(lease, needs.history)),
-    Registered(lambda lease, needs: Images(needs.images, lease, needs.make_bundle, needs.unseal, needs.allow_fetch)),
-    Registered(lambda lease, needs: Code(needs.images / CODE_FOLDER, lease)),
+    Registered(
+        lambda lease, needs: Images(
+            needs.images, lease, needs.make_bundle, needs.unseal, needs.allow_fetch, needs.files
+        )
+    ),
     Registered(
         lambda lease, needs: Recorder(lease, needs.put_samples, needs.read_ends, needs.metrics_interval),
         ("put_samples",),

@@ -160,4 +160,4 @@ def test_each_controller_names_what_it_needs() -> None:
             if default is None
         }
         assert set(registered.needs) <= read
-        assert read & may_be_absent - {"make_bundle", "unseal"} <= set(registered.needs)
+        assert read & may_be_absent - {"make_bundle", "unseal", "files"} <= set(registered.needs)

@@ -62,8 +62,27 @@ def note_upload(blobs: Path, sha256: str, project: Envelope, sort: Sort = "code"
     sync_folder(mark.parent)
 
 
+def upload_path(project: str, sha256: str, sort: Sort) -> str:
+    """The path at which the API takes the upload, and says whether it is there."""
+    return f"/v1/projects/{project}/{sort}/{sha256}"
+
+
+async def find_upload(context: ApiContext, project: Envelope, sha256: str, sort: Sort = "code") -> bool:
+    """Whether ``project`` has the file, here or on another server: then it is brought here. Raises Unavailable, DriverFailed."""
+    if await has_upload(context, project, sha256, sort):
+        return True
+    asked = await context.others.ask_all("GET", upload_path(project.name, sha256, sort))
+    is_there = any(answer.status == 200 for answer in asked.found.values())
+    if not is_there and not await _is_named(context.store, project.name, sha256, sort):
+        return False
+    if await context.files.bring(sha256, code_path(context.settings.blobs, sha256)) is None:
+        return False
+    await asyncio.to_thread(note_upload, context.settings.blobs, sha256, project, sort)
+    return await has_upload(context, project, sha256, sort)
+
+
 async def has_upload(context: ApiContext, project: Envelope, sha256: str, sort: Sort = "code") -> bool:
-    """Whether the file is there and ``project`` has it. The check keeps it for a while longer."""
+    """Whether the file is on this server and ``project`` has it. The check keeps it for a while longer."""
     blobs = context.settings.blobs
     was_uploaded = await asyncio.to_thread(touch, _mark_path(blobs, sha256, project, sort))
     if not was_uploaded and not await _is_named(context.store, project.name, sha256, sort):
@@ -83,7 +102,7 @@ async def require_uploads(
             continue
         project = await view.get(PROJECT, None, project_name)
         sort = kind.admission.upload_sort
-        if project is not None and not await has_upload(
+        if project is not None and not await find_upload(
             context, project, sha256, sort
         ):  # a missing project is refused elsewhere
             raise find_missing(sha256, project_name, sort)

@@ -1,6 +1,7 @@
-"""Contents of images, of functions' code and of models by digest, with ranges. A node gets the images of its allocations, the
-models of its devices, and what it has a ticket for; an admin and another server of the fabric get all; a viewer reads objects,
-not contents."""
+"""Contents of images, of functions' code and of models by digest, with ranges; what isn't here comes from another server first.
+
+A node gets the images of its allocations, the models of its devices, and what it has a ticket for; an admin and another server of
+the fabric get all; a viewer reads objects, not contents."""
 
 from __future__ import annotations
 
@@ -15,11 +16,14 @@ from weft.api.auth.served_devices import serves_file
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.api.route import Route, Topic
-from weft.objects.errors import Forbidden, NotFound
+from weft.client.server.files import FOLDER
+from weft.kinds.parts.image.work import SENT
+from weft.objects.errors import Forbidden, NotFound, Unavailable
 from weft.serving.answer import Answer
 from weft.serving.protocol import PIECE_BYTES
 from weft.trust.tickets import check_blob_ticket
 
+BRING_SECONDS = 20.0  # that a request waits for a file of another server
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -42,7 +46,10 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
             or await serves_file(context, call.actor.id, digest)
         ):
             raise Forbidden("a node gets only the images of its own allocations, and the models of its own devices")
-    path = await asyncio.to_thread(_find, context.settings.blobs, digest)
+    from_server = call.actor.kind == "server"
+    path = await asyncio.to_thread(_find, context.settings.blobs, digest, sent=from_server)
+    if path is None and not from_server:
+        path = await _bring(context, digest)
     if path is None:
         raise NotFound(
             f"image content {digest[:12]}… is not on the server (yet)", hint="weft image list shows its progress"
@@ -50,13 +57,26 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
     tag = f'"{digest}"'
     if any(one.strip().removeprefix("W/") in (tag, "*") for one in call.request.header(b"if-none-match").split(",")):
         return Answer(304, headers=(("etag", tag),))
-    return _send(call, path, tag)
+    return _send(call, path, tag, ((FOLDER, path.parent.name),) if from_server else ())
 
 
-def _send(call: Call, path: Path, tag: str) -> Answer:
+async def _bring(context: ApiContext, digest: str) -> Path | None:
+    """Get the file from another server of the fabric; None: no server has it. Raises Unavailable, DriverFailed."""
+    try:
+        async with asyncio.timeout(BRING_SECONDS):
+            return await context.files.bring(digest)
+    except TimeoutError:
+        raise Unavailable(
+            f"content {digest[:12]}… is being copied here from another server",
+            hint="try again",
+            retry_after_seconds=2,
+        ) from None
+
+
+def _send(call: Call, path: Path, tag: str, more: tuple[tuple[str, str], ...]) -> Answer:
     """The file, or one range of it (RFC 9110); all of it if the request names several ranges, or another version."""
     size = path.stat().st_size
-    headers = (("content-type", "application/octet-stream"), ("etag", tag), ("accept-ranges", "bytes"))
+    headers = (("content-type", "application/octet-stream"), ("etag", tag), ("accept-ranges", "bytes"), *more)
     found = _RANGE.fullmatch(call.request.header(b"range"))
     if found is None or not any(found.groups()) or call.request.header(b"if-range") not in ("", tag):
         return Answer(200, headers=headers, pieces=_read(path, 0, size), length=size)
@@ -78,8 +98,10 @@ async def _read(path: Path, start: int, end: int) -> AsyncGenerator[bytes, None]
             yield piece
 
 
-def _find(blobs: Path, digest: str) -> Path | None:
-    return next((path for path in (blobs / digest, code_path(blobs, digest)) if path.is_file()), None)
+def _find(blobs: Path, digest: str, *, sent: bool) -> Path | None:
+    """The file; with ``sent`` also one that a node has sent to this server, and the images controller hasn't checked yet."""
+    found = next((path for path in (blobs / digest, code_path(blobs, digest)) if path.is_file()), None)
+    return next(blobs.glob(f"{SENT}*.{digest}"), None) if found is None and sent else found
 
 
 ROUTES = (

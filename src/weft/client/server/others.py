@@ -94,15 +94,18 @@ class OtherServers:
         *,
         headers: Mapping[str, str] | None = None,
         seconds: float = ANSWER_SECONDS,
+        silence: float | None = None,
     ) -> ClientAnswer:
-        """The answer of one, whatever its status. Raises Unavailable after ``seconds``, or if it is away."""
+        """The answer of one, whatever its status. Raises Unavailable after ``seconds``, after so much silence, or if it is away."""
         self._require_awake(name)
         try:
             async with asyncio.timeout(seconds):
                 line = self._find_line(name)
                 if line is None:
                     line = await asyncio.to_thread(self._open, name)
-                request = partial(line.http.request, method, path, body, headers=headers, timeout_seconds=seconds)
+                request = partial(
+                    line.http.request, method, path, body, headers=headers, timeout_seconds=silence or seconds
+                )
                 return await asyncio.get_running_loop().run_in_executor(line.threads, request)
         except (TimeoutError, WeftError) as problem:
             raise self._rest(name, problem) from None

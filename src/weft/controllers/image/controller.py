@@ -1,4 +1,5 @@
-"""Fetches images, checks them, and keeps them for the nodes in one folder, by digest.
+"""Fetches images, checks them, and keeps them for the nodes in one folder, by digest. Where several servers serve, an image is
+available once its content lies on two of them; one that another server has isn't fetched again.
 
 Reads images; writes image.status and the files ``<folder>/<sha256>``. Woken by images. A file is complete or absent; what
 was being fetched when the process ended is fetched again. A file goes only when somebody deletes the last image that has
@@ -17,22 +18,24 @@ from pathlib import Path
 
 import msgspec
 
+from weft.client.server.files import COPIES, ServerFiles
 from weft.contracts.confinement.public_address import CLOSED
 from weft.contracts.driver.image import RegistryCredentials
 from weft.contracts.durable_file import keep_file, sync_folder
 from weft.contracts.journal import Event
 from weft.controllers.asking import Asking, Later
+from weft.controllers.file.plan import is_checked, is_used
 from weft.controllers.image.credentials import Unseal, find_credentials
 from weft.controllers.image.file import ImageFacts, Progress, fetch, inspect
 from weft.controllers.node.addresses import list_addresses
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item, View
-from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus, read_oci
 from weft.kinds.parts.image.use import MAY_PASS, SECRET_NOT_GOOD
 from weft.kinds.parts.image.work import FETCHING, SENT, name_sent
 from weft.kinds.parts.sharing import is_own_or_shared
+from weft.kinds.server import find_address
 from weft.objects.envelope import merge_part
 from weft.objects.errors import DriverFailed, WeftError
 from weft.objects.identity import named_key
@@ -43,6 +46,7 @@ PAUSE_SECONDS = 0.2
 CONTENT_GONE = "contentGone"  # the reason of an image that was made from a VM, and whose content is lost
 OLDER = "older images"
 MAKE_AGAIN = "delete the image, and create it again"
+COPY_SECONDS = 1.0  # after which a copy that is awaited is looked for
 RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
 
 # Makes a bundle of the container image that a URL and, if known, a digest name, with credentials; blocks: see
@@ -53,7 +57,8 @@ MakeBundle = Callable[[str, str, RegistryCredentials | None, Path, Progress, thr
 class Images(Asking):
     """Keeps ``folder`` and the images' status up to date. Keys are those of images, and ``OLDER``, at whose turn the images of an
     older weft are read again. ``make_bundle`` None: container images are refused; ``unseal`` decrypts registry secrets; ``allowed``
-    are addresses of this machine or its links, and closed folders, that images may come from."""
+    are addresses of this machine or its links, and closed folders, that images may come from; ``files`` are those of all servers,
+    None: there is one."""
 
     name = "images"
     kinds = ("image", "secret")
@@ -67,9 +72,11 @@ class Images(Asking):
         make_bundle: MakeBundle | None = None,
         unseal: Unseal | None = None,
         allowed: Sequence[str] = (),
+        files: ServerFiles | None = None,
     ) -> None:
         self._folder, self._make_bundle, self._unseal = folder, make_bundle, unseal
         self._allowed = tuple(allowed)
+        self._files = files
         self._leadership = leadership
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._again = asyncio.Semaphore(1)  # for those that failed before: they keep no new one waiting
@@ -102,8 +109,18 @@ class Images(Asking):
             await self._inspect_again()
             return {}
         image = self._leadership.cache.view.get(key)
-        if image is None or image.deleting or not self._needs_fetch(image):
+        if image is None or image.deleting:
             return {}
+        status = image.status(ImageStatus)
+        if is_checked(status) and status.phase == "Fetching" and await self._is_somewhere(image, status.sha256):
+            await self._publish(image, msgspec.structs.replace(status, phase="Available"))
+            return self._plan_next(image)
+        if not self._needs_fetch(image):
+            return {}
+        if self._files is not None and status.sha256:
+            later = await self._bring(image, status, self._files)
+            if later is not None:
+                return later
         return await self._provide(image)
 
     async def end(self) -> None:
@@ -148,10 +165,7 @@ class Images(Asking):
 
     def _remove_unused(self, image: Item, sha256: str) -> None:
         """Remove the file of ``image``, which was deleted, unless another image or an allocation has it."""
-        view = self._leadership.cache.view
-        others = any(i.status(ImageStatus).sha256 == sha256 for i in view.of_kind("image").values())
-        places = any(sha256 in list_digests(a.spec(AllocationSpec)) for a in view.of_kind("allocation").values())
-        if sha256 and not others and not places:
+        if sha256 and not is_used(self._leadership.cache.view, sha256):
             with contextlib.suppress(FileNotFoundError):
                 gone = (self._folder / sha256).rename(self._folder / f"{FETCHING}gone-{image.uid}")
                 asyncio.get_running_loop().run_in_executor(None, gone.unlink)
@@ -166,6 +180,55 @@ class Images(Asking):
             return _may_pass(image, status.reason)
         return not is_kept
 
+    async def _bring(self, image: Item, status: ImageStatus, files: ServerFiles) -> Later | None:
+        """Look on the other servers for the content of ``image``, which was available, or which a node has sent. None: no server
+        has it, or it is here now."""
+        is_sent = status.phase == "Fetching"
+        if not is_sent and (await files.find(status.sha256)).has:
+            return {}  # each server sees to its own copies
+        if not image.spec(ImageSpec).made_from:
+            return None
+        place = name_sent(self._folder, image.uid, status.sha256)
+        if is_sent and place.is_file():
+            return None
+        try:
+            await files.bring(status.sha256, place if is_sent else None)
+        except WeftError as problem:
+            if is_sent:
+                await self._write_status(image, msgspec.structs.replace(status, message=problem.message))
+            return {image.key: COPY_SECONDS}
+        return None
+
+    async def _publish(self, image: Item, made: ImageStatus) -> None:
+        """Write that an image is available; or, while its content lies on one server only, that another copy is awaited."""
+        missing = await self._find_missing(made.sha256)
+        if missing:
+            made = msgspec.structs.replace(made, phase="Fetching")
+        await self._write_status(image, msgspec.structs.replace(made, message=missing))
+
+    async def _find_missing(self, sha256: str) -> str:
+        """Why the content doesn't lie on two servers; "": it does, or there is one server."""
+        if self._files is None:
+            return ""
+        servers = self._leadership.cache.view.of_kind("server").values()
+        serving, found = sum(bool(find_address(one.envelope)) for one in servers), await self._files.find(sha256)
+        if len(found.has) + (self._folder / sha256).is_file() >= max(1, min(COPIES, serving)):
+            return ""
+        away = f"; can't be reached: {', '.join(found.away)}" if found.away else ""
+        return f"its content doesn't lie on two servers yet, and is being copied{away}"
+
+    async def _is_somewhere(self, image: Item, sha256: str) -> bool:
+        """Whether the content needn't be fetched again: a server has it, or it was made from a VM and can't be."""
+        if (self._folder / sha256).is_file() or image.spec(ImageSpec).made_from:
+            return True
+        return self._files is not None and bool((await self._files.find(sha256)).has)
+
+    def _plan_next(self, image: Item) -> Later:
+        """When to look again at an image whose second copy may be missing."""
+        now = self._leadership.cache.view.get(image.key)
+        is_waiting = now is not None and now.uid == image.uid and is_checked(status := now.status(ImageStatus))
+        return {image.key: COPY_SECONDS} if is_waiting and status.phase == "Fetching" else {}
+
     async def _provide(self, image: Item) -> Later:
         """Get one image and write its status. It is tried again if its file went with another's image before that was written."""
         self._fetching[image.uid] = threading.Event()
@@ -177,6 +240,8 @@ class Images(Asking):
         now = self._leadership.cache.view.get(image.key)
         if now is None or now.status(ImageStatus).phase == "Available":
             return {image.key: 0.0} if now is not None else {}
+        if later := self._plan_next(image):
+            return later
         attempts = self._attempts.get(image.uid, 0)
         return {image.key: RETRY_SECONDS[min(attempts, len(RETRY_SECONDS)) - 1]} if attempts else {}
 
@@ -207,7 +272,7 @@ class Images(Asking):
                 await self._fail(image, problem)
             return
         self._attempts.pop(image.uid, None)
-        await self._write_status(image, _available(spec.url, sha256, size, facts))
+        await self._publish(image, _available(spec.url, sha256, size, facts))
         now = self._leadership.cache.view.get(image.key)
         if now is None or now.uid != image.uid:
             self._remove_unused(image, sha256)
@@ -235,7 +300,7 @@ class Images(Asking):
         else:
             made = _available("", status.sha256, size, facts)
             kept = {name: getattr(status, name) for name in ("consistency", "cleaned")}
-            await self._write_status(image, msgspec.structs.replace(made, **kept))
+            await self._publish(image, msgspec.structs.replace(made, **kept))
         self._drop_sent(image)
         now = self._leadership.cache.view.get(image.key)
         if now is None or now.uid != image.uid:
@@ -271,7 +336,7 @@ class Images(Asking):
             if self._make_bundle is None:
                 raise DriverFailed("this server can't make images from container images", reason="fetchFailed")
             credentials = find_credentials(self._leadership.cache.view, image, self._unseal)
-            url = self._find_held(image, url)
+            url = await self._find_held(image, url)
             get = partial(self._make_bundle, url, image.status(ImageStatus).digest, credentials)
         task = asyncio.ensure_future(asyncio.to_thread(get, work, on_progress, stop))
         reported = 0
@@ -293,7 +358,7 @@ class Images(Asking):
                 stop.set()
                 task.cancel()
 
-    def _find_held(self, image: Item, url: str) -> str:
+    async def _find_held(self, image: Item, url: str) -> str:
         """``url``, or the archive of the Image that it names."""
         source = read_oci(url)
         if source.place != "held":
@@ -311,7 +376,10 @@ class Images(Asking):
                 reason="fetchFailed",
                 hint="ask its project to share it; weft then tries again" if "/" in source.name else hint,
             )
-        return f"oci-archive:{self._folder / status.sha256}"
+        path = self._folder / status.sha256
+        if self._files is not None and not path.exists():
+            await self._files.bring(status.sha256)
+        return f"oci-archive:{path}"
 
     async def _fail(self, image: Item, problem: WeftError) -> None:
         message = f"{problem.message}; {problem.hint}" if problem.hint else problem.message

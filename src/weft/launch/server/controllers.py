@@ -20,11 +20,15 @@ from typing import Any, Protocol
 
 import uvloop
 
+from weft.api.servers.addresses import ServerAddresses
+from weft.client.server.files import ServerFiles
+from weft.client.server.others import OtherServers
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.history import History
 from weft.contracts.journal import Journal
 from weft.contracts.store import Store
 from weft.contracts.trace.span import Tracer
+from weft.controllers.file.copies import FileCopies
 from weft.controllers.receiver.destination import Network
 from weft.controllers.receiver.sender import Courier
 from weft.controllers.registry import CONTROLLERS, Needs, Registered, list_runs
@@ -52,6 +56,7 @@ from weft.telemetry.metrics.database import OFF, Asker, Database, find_database,
 from weft.telemetry.metrics.evaluator import Evaluator
 from weft.telemetry.metrics.history import DatabaseHistory
 from weft.telemetry.metrics.sender import Sender
+from weft.trust.ca import Authority
 from weft.trust.seal import read_seal_key, unseal
 
 LOCK_PATIENCE_SECONDS = 10.0
@@ -94,12 +99,16 @@ async def decide(
     elsewhere_seconds: float = ELSEWHERE_SECONDS,
     tracer: Tracer | None = None,
     controllers: Sequence[Registered] = CONTROLLERS,
+    server: str = "",
 ) -> None:
-    """Run scheduler and ``controllers`` for ever, one leadership after the other. ``holder`` must be this one's alone."""
+    """Run scheduler and ``controllers`` for ever, one leadership after the other, and keep the files of ``server`` all the time.
+    ``holder`` must be this one's alone."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run())
+        if needs.files is not None:
+            group.create_task(FileCopies(needs.images, server, needs.files, cache, clock).run())
         try:
             while True:
                 await lease.begin()
@@ -158,12 +167,19 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             sending = asyncio.create_task(sender.run())
             stack.callback(sending.cancel)
 
+        servers = ServerAddresses(store, clock)
+        following = asyncio.create_task(servers.run())
+        stack.callback(following.cancel)
+        others = OtherServers(identity, Authority(options.state, clock), servers.list_others, clock)
+        stack.callback(others.close)
+
         def unseal_own(sealed: str, place: str) -> bytes:
             return unseal(read_seal_key(options.state), sealed, place)
 
         departed = keep_log(options.state, DEPARTED, clock, listens=False)
         needs = Needs(
             images=options.state / "images",
+            files=ServerFiles(options.state / "images", others),
             make_bundle=plan_bundles(
                 (options.state / "oci").absolute(), options.microvm_dir, options.plain_registry, options.allow_fetch
             ),
@@ -189,6 +205,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 strategy=default_strategy(),
                 elsewhere_seconds=options.resume_elsewhere_after,
                 tracer=make_tracer(options, "controllers", clock),
+                server=identity.name,
             )
         )
         stopping = asyncio.ensure_future(stop.wait())

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from weft.controllers.function.code import find_named, remove_unnamed
+from weft.controllers.file.copies import remove_unnamed
+from weft.controllers.file.plan import find_named
 from weft.informer.view import make_view
 from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.function_version import FunctionVersionSpec

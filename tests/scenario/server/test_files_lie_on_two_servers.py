@@ -1,0 +1,102 @@
+"""Two servers over a real etcd: what one of them fetched or was given is there when it is killed with all its processes."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.scenario.gateway.test_function_code import make_zip
+from tests.scenario.server.servers_lab import Server, make_token, read_servers, tried
+from tests.scenario.server.test_server_log import until
+
+from weft.client.answer import raise_problem
+from weft.client.api import Client
+from weft.client.context import Context, hash_ca, read_context
+from weft.client.function_code import upload_code
+from weft.launch.server.membership.join import join
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
+    server = EtcdServer(tmp_path / "etcd")
+    server.start()
+    yield server
+    server.end()
+
+
+def make_disk(path: Path, text: str) -> str:
+    """A disk with an ext4 file system's mark; its digest."""
+    content = bytearray(1 << 20)
+    content[1080:1082] = b"\x53\xef"
+    content[: len(text)] = text.encode()
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def add_image(client: Client, path: Path) -> None:
+    client.create({"kind": "image", "name": path.stem, "spec": {"url": f"file://{path}"}})
+
+
+def read_image(client: Client, name: str) -> dict[str, Any]:
+    return dict(client.get("image", name)["status"])
+
+
+def test_images_and_code_outlive_the_server_that_fetched_them_or_was_given_them(
+    tmp_path: Path, etcd: EtcdServer
+) -> None:
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    digest, later = make_disk(sources / "one.img", "one"), make_disk(sources / "two.img", "two")
+    options = ("--allow-fetch", str(sources))
+    first = Server(tmp_path / "one", "--store", f"etcd://{etcd.endpoint}", *options)
+    with ExitStack() as stack:
+        stack.callback(first.kill)
+        known: Context = until(lambda: tried(lambda: read_context(first.state / "context.json")))
+        client = first.connect(known)
+        until(lambda: tried(lambda: read_servers(client)) == {"s1": ("Ready", ["controllers"])})
+        join(tmp_path / "two", first.url, make_token(client, "once"), hash_ca(known.ca), "s2")
+        second = Server(tmp_path / "two", *options)
+        stack.callback(second.kill)
+        there = second.connect(known)
+        until(lambda: tried(lambda: read_servers(there)) == {"s1": ("Ready", ["controllers"]), "s2": ("Ready", [])})
+
+        add_image(there, sources / "one.img")
+        until(lambda: read_image(there, "one")["phase"] == "Available")
+        places = [server.state / "images" / digest for server in (first, second)]
+        assert [path.read_bytes()[:3] for path in places] == [b"one"] * 2  # from when it is available
+        sha256, data = make_zip()
+        upload_code(client, sha256, data)
+        until(lambda: tried(lambda: there.create({"kind": "function", "name": "f", "spec": make_spec(sha256)})))
+
+        second.kill(signal.SIGSTOP)  # all its processes: it answers nothing, and its lease lives on for a while
+        add_image(client, sources / "two.img")
+        status = until(lambda: "doesn't lie on two" in (found := read_image(client, "two"))["message"] and found)
+        assert status["phase"] == "Fetching"
+        second.kill(signal.SIGCONT)
+        until(lambda: read_image(client, "two")["phase"] == "Available")
+        assert (second.state / "images" / later).is_file()
+
+        first.kill()
+        (sources / "one.img").unlink()
+        until(lambda: tried(lambda: read_servers(there)) == {"s1": ("NotReady", []), "s2": ("Ready", ["controllers"])})
+        for one, size in ((digest, 1 << 20), (later, 1 << 20), (sha256, len(data))):
+            answer = there.http.request("GET", f"/v1/blobs/{one}")
+            raise_problem(answer)
+            assert len(answer.body) == size
+        assert {read_image(there, name)["phase"] for name in ("one", "two")} == {"Available"}
+        there.delete("image", "one")
+        until(lambda: not (second.state / "images" / digest).exists())
+        client.close()
+        there.close()
+
+
+def make_spec(sha256: str) -> dict[str, str]:
+    return {"code": sha256, "handler": "app.handler"}
