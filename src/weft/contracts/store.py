@@ -185,3 +185,41 @@ class Store(Protocol):
         """Forget history older than the newest ``keep_revisions`` revisions."""
 
     async def close(self) -> None: ...
+
+
+class Occupant(msgspec.Struct, frozen=True):
+    """Whatever lies where a store may be copied to: objects, and the note of an unfinished copy or of a store that was left."""
+
+    objects: int
+    note: str | None = None
+
+
+class Refill(Protocol):
+    """Another content for a store that nobody has open, brought piece by piece; it counts from ``finish`` on."""
+
+    async def inspect(self) -> Occupant:
+        """Whatever is there before ``begin``. Raises StoreUnavailable."""
+
+    async def begin(self, revision: int, note: str = "") -> None:
+        """Begin with nothing. No number up to ``revision``, which the copied history has reached, is given out again.
+        Raises InUse or StoreUnavailable when somebody uses the store."""
+
+    async def apply(self, writes: Sequence[Write]) -> None:
+        """Put and delete entries, MAX_WRITES at most; done twice is fine. Raises StoreFull and StoreUnavailable."""
+
+    async def keep(self, keys: Sequence[str]) -> None:
+        """Keep idempotency keys from now on."""
+
+    def read(self) -> AsyncGenerator[Sequence[tuple[str, bytes]], None]:
+        """All that was brought, in order of keys."""
+
+    async def finish(self, revision: int) -> None:
+        """Make it the store's content, of a history that has reached ``revision``, with a new epoch."""
+
+    async def abandon(self) -> None:
+        """Give the copy up: nothing of it stays."""
+
+    async def retire(self, note: str, *, keep: bool) -> None:
+        """Let no server take what is there for its store any more, but as the target of another copy; remove it unless ``keep``."""
+
+    async def close(self) -> None: ...

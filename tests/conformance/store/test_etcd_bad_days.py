@@ -18,7 +18,8 @@ from hand_clock import HandClock
 from weft.contracts.clock import Clock
 from weft.contracts.store import AtRevision, Batch, Compacted, LeaseHeld, PreconditionFailed, Put, Store, StoreFull
 from weft.objects.errors import InUse, StoreUnavailable
-from weft.store.etcd import EtcdStore, EtcdTls
+from weft.store.copy import fill
+from weft.store.etcd import EtcdRefill, EtcdStore, EtcdTls
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
 
@@ -198,12 +199,14 @@ async def test_a_refilled_etcd_is_a_new_history_that_goes_on(start: Start) -> No
             yield from entries[:150]
             raise StoreUnavailable("killed")
 
-        again = EtcdStore([server.endpoint])
+        def refill() -> EtcdRefill:
+            return EtcdRefill([server.endpoint], rival="controllers")
+
         with pytest.raises(StoreUnavailable, match="killed"):
-            await again.refill(cut_short(), rival="controllers")
+            await fill(refill(), cut_short(), newest)
         with pytest.raises(StoreUnavailable, match="half a backup"):
-            await again.open()
-        await again.refill(entries, rival="controllers")
+            await EtcdStore([server.endpoint]).open()
+        await fill(refill(), entries, newest)
         fresh = await opened(stack, server)
         assert [(e.key, e.value) for e in (await fresh.list("/")).entries] == entries
         with pytest.raises(Compacted):
@@ -213,7 +216,7 @@ async def test_a_refilled_etcd_is_a_new_history_that_goes_on(start: Start) -> No
         assert lease is not None and taken is not None and taken.fence > lease.fence
         renewing = asyncio.create_task(keep_lease(fresh, "controllers", 3.0, "two"))
         with pytest.raises(InUse, match="two uses store etcd"):
-            await EtcdStore([server.endpoint]).refill(entries, rival="controllers")
+            await fill(refill(), entries, newest)
         renewing.cancel()
         assert await fresh.get("/b") is not None
 

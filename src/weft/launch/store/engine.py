@@ -7,7 +7,6 @@ read from the state folder; the first endpoint's host is the name that all membe
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -16,12 +15,13 @@ from typing import Any
 
 from weft.contracts.clock import Clock
 from weft.contracts.durable_file import write_durably
-from weft.contracts.store import Store
+from weft.contracts.store import Refill, Store
 from weft.launch.process.supervisor import Command, Supervisor, supervising
 from weft.launch.store.etcd import find_socket, plan_etcd
 from weft.launch.store.member import Member, plan_member, read_member, renew_certificate
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.objects.identity import MEMBER_NAME
+from weft.store.copy import fill
 
 SQLITE, ETCD, MEMBERS = "sqlite", "etcd", "members"
 WORDS = (SQLITE, ETCD, MEMBERS)
@@ -52,7 +52,25 @@ def make_store(url: str, state: Path, clock: Clock) -> Store:
     store: Store
     if url == SQLITE:
         store = importlib.import_module("weft.store.sqlite").SqliteStore(state / FILE, clock)
-        return store
+    else:
+        engine, endpoints, options = _find_etcd(url, state, clock)
+        store = engine.EtcdStore(endpoints, clock, **options)
+    return store
+
+
+def make_refill(url: str, state: Path, clock: Clock) -> Refill:
+    """Make the refill of the store that ``url`` names, which nobody has open. Raises as ``make_store``."""
+    refill: Refill
+    if url == SQLITE:
+        refill = importlib.import_module("weft.store.sqlite").SqliteRefill(state / FILE)
+    else:
+        engine, endpoints, options = _find_etcd(url, state, clock)
+        refill = engine.EtcdRefill(endpoints, clock, rival=LEADER_LEASE, **options)
+    return refill
+
+
+def _find_etcd(url: str, state: Path, clock: Clock) -> tuple[Any, list[str], dict[str, Any]]:
+    """The engine for etcd, the endpoints that ``url`` names, and how to connect to them."""
     member = read_member(state) if url == MEMBERS else None
     endpoints = [find_socket(state)] if url == ETCD else member.endpoints if member else find_endpoints(url)
     try:
@@ -63,18 +81,15 @@ def make_store(url: str, state: Path, clock: Clock) -> Store:
         ) from missing
     if member is not None:
         tls = read_member_tls(state, member, clock)
-        store = engine.EtcdStore(endpoints, clock, tls=tls, keepalive_seconds=MEMBER_KEEPALIVE_SECONDS)
-        return store
+        return engine, endpoints, {"tls": tls, "keepalive_seconds": MEMBER_KEEPALIVE_SECONDS}
     if not url.startswith(_ETCD_TLS):
-        store = engine.EtcdStore(endpoints, clock)
-        return store
+        return engine, endpoints, {}
     folder = state / "etcd"
     ca, certificate, key = (_read(folder / name) for name in ("ca.crt", "client.crt", "client.key"))
     if ca is None:
         raise Unavailable(f"store {url} needs {folder}/ca.crt", hint="put the CA certificate of the etcd members there")
     name = endpoints[0].rpartition(":")[0].strip("[]")
-    store = engine.EtcdStore(endpoints, clock, tls=engine.EtcdTls(ca, name, certificate, key))
-    return store
+    return engine, endpoints, {"tls": engine.EtcdTls(ca, name, certificate, key)}
 
 
 def read_member_tls(state: Path, member: Member, clock: Clock) -> Any:
@@ -91,12 +106,9 @@ async def refill_store(
 ) -> None:
     """Put ``entries``, of a history that reached ``revision``, in the place of all that the store holds. Raises
     StoreUnavailable or InUse when somebody uses it."""
-    if url == SQLITE:
-        await asyncio.to_thread(importlib.import_module("weft.store.sqlite").refill, state / FILE, entries, revision)
-        return
-    store: Any = make_store(url, state, clock)
+    target = make_refill(url, state, clock)
     async with running(url, state, clock):
-        await store.refill(entries, rival=LEADER_LEASE)
+        await fill(target, entries, revision)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from weft.store.etcd.connection import EtcdTls
+from weft.store.etcd.refill import EtcdRefill
 from weft.store.etcd.store import EtcdStore
 
-__all__ = ["EtcdStore", "EtcdTls"]
+__all__ = ["EtcdRefill", "EtcdStore", "EtcdTls"]

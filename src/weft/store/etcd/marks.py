@@ -80,4 +80,13 @@ class Marks:
             self._free.append(mark)
 
     def _hour(self, hour: int) -> bytes:
-        return self._folder + b"%010d/" % hour
+        return _name_hour(self._folder, hour)
+
+
+def name_kept(folder: bytes, idempotency_key: str, clock: Clock) -> bytes:
+    """The key that keeps ``idempotency_key`` from now on."""
+    return _name_hour(folder, int(clock.now() // KEEP_SECONDS)) + idempotency_key.encode()
+
+
+def _name_hour(folder: bytes, hour: int) -> bytes:
+    return folder + b"%010d/" % hour

@@ -1,10 +1,7 @@
 """The store on an etcd cluster: durable when a majority has it, shared by any number of servers.
 
-weft's revisions are etcd's. Under the prefix lie: ``/o…`` the entries (the bare ``/o`` is a mark that each opening
-writes), ``/l/…`` leases, ``/i/HOUR/…`` idempotency keys, ``/epoch``. One watch of the entries feeds all watchers of
-this process; what they missed is replayed from etcd's own log. While ``/refilling`` is there, the entries are half a
-backup's. The prefix is needed to share a cluster with something
-else; compaction is etcd-wide all the same.
+weft's revisions are etcd's. One watch of the entries feeds all watchers of this process; what they missed is replayed from
+etcd's own log. The prefix is needed to share a cluster with something else; compaction is etcd-wide all the same.
 """
 
 from __future__ import annotations
@@ -12,30 +9,20 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.store import (
-    MAX_COMMIT_BYTES,
-    MAX_WRITES,
-    Batch,
-    Change,
-    Compacted,
-    Entry,
-    Lease,
-    Page,
-    Precondition,
-    Write,
-)
-from weft.objects.errors import InUse, StoreUnavailable
+from weft.contracts.store import Batch, Change, Compacted, Entry, Lease, Page, Precondition, Write
+from weft.objects.errors import StoreUnavailable
 from weft.store.cursors import check_reach, format_continuation, format_cursor, make_epoch, parse_continuation
 from weft.store.etcd.commits import Commits
 from weft.store.etcd.connection import EtcdConnection, EtcdTls
 from weft.store.etcd.history import EtcdHistory
 from weft.store.etcd.leases import EtcdLeases, end_of
 from weft.store.etcd.members import EtcdMembers
-from weft.store.etcd.transaction import delete, find_value, is_absent, put, read
+from weft.store.etcd.places import Places
+from weft.store.etcd.transaction import find_value, is_absent, put, read
 from weft.store.limits import check_commit, check_key, check_limit, check_prefix
 from weft.store.watches import Watches
 
@@ -68,14 +55,12 @@ class EtcdStore:
         self._clock = clock or SystemClock()
         self._keep_revisions = keep_revisions
         self._connection = EtcdConnection(endpoints, tls, timeout_seconds, keepalive_seconds)
-        self._entries = f"{prefix}/o".encode()
-        self._end = end_of(self._entries)
-        self._epoch_key = f"{prefix}/epoch".encode()
-        self._refilling_key = f"{prefix}/refilling".encode()
-        self._leases = EtcdLeases(self._connection, self._clock, f"{prefix}/l/".encode())
-        self._commits = Commits(self._connection, self._clock, self._leases, self._place, f"{prefix}/i/".encode())
+        self._places = Places(prefix)
+        self._entries = self._places.entries
+        self._leases = EtcdLeases(self._connection, self._clock, self._places.leases)
+        self._commits = Commits(self._connection, self._clock, self._leases, self._places.of_key, self._places.marks)
         self.members = EtcdMembers(self._connection)
-        self._history = EtcdHistory(self._connection, self._entries, self._end)
+        self._history = EtcdHistory(self._connection, self._entries, end_of(self._entries))
         self._epoch = ""
         self._born = 0  # the revision at which this history began: no cursor of it lies before
         self._watches: Watches | None = None
@@ -116,7 +101,7 @@ class EtcdStore:
     async def get(self, key: str) -> Entry | None:
         check_key(key)
         self._live()
-        found = await self._connection.range(key=self._place(key))
+        found = await self._connection.range(key=self._places.of_key(key))
         return self._entry(found.kvs[0]) if found.kvs else None
 
     async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:
@@ -124,12 +109,12 @@ class EtcdStore:
         check_limit(limit)
         self._live()
         epoch, pinned = self._epoch, 0
-        start = self._place(prefix) if prefix else self._place("/")
+        start = self._places.of_key(prefix) if prefix else self._places.of_key("/")
         end = end_of(start)
         if after is not None:
             pinned, last_key = parse_continuation(after, epoch, prefix)
             check_reach(pinned, self._born, 2**62)
-            start = self._place(last_key) + b"\0"
+            start = self._places.of_key(last_key) + b"\0"
         entries: builtins.list[Entry] = []
         while True:
             wanted = min(_PAGE_ENTRIES, limit - len(entries)) if limit else _PAGE_ENTRIES
@@ -146,7 +131,7 @@ class EtcdStore:
     async def count(self, prefix: str) -> int:
         check_prefix(prefix)
         self._live()
-        start = self._place(prefix) if prefix else self._place("/")
+        start = self._places.of_key(prefix) if prefix else self._places.of_key("/")
         return int((await self._connection.range(key=start, range_end=end_of(start), count_only=True)).count)
 
     def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
@@ -173,22 +158,6 @@ class EtcdStore:
         revision = (await self._connection.range(key=self._entries)).header.revision
         await self._forget(revision - max(0, keep_revisions))
 
-    async def refill(self, entries: Iterable[tuple[str, bytes]], *, rival: str) -> None:
-        """Put ``entries`` in the place of everything, with a new epoch. For a store that isn't open, here or elsewhere:
-        raises InUse when lease ``rival`` is kept alive. Until it is done no store opens; done again, it begins anew."""
-        try:
-            await self._connection.open()
-            await self._see_that_nobody_holds(rival)
-            await self._connection.transact([], [put(self._refilling_key, b"")], [])
-            for folder in (self._entries, self._leases.place(""), self._commits.folder):
-                await self._connection.delete_range(folder, end_of(folder))
-            for writes in _in_bites(entries):
-                await self._connection.transact([], [put(self._place(key), value) for key, value in writes], [])
-            done = [put(self._epoch_key, make_epoch().encode()), delete(self._refilling_key)]
-            await self._connection.transact([], done, [])
-        finally:
-            await self._connection.close()
-
     async def close(self) -> None:
         """End the watches and hang up; what was asked and not answered fails with StoreUnavailable."""
         watches, self._watches = self._watches, None
@@ -205,18 +174,15 @@ class EtcdStore:
             raise StoreUnavailable(f"store etcd {self._connection.name} is closed")
         return self._watches
 
-    def _place(self, key: str) -> bytes:
-        return self._entries + key.encode()
-
     def _entry(self, kv: object) -> Entry:
         return Entry(kv.key[len(self._entries) :].decode(), kv.value, kv.mod_revision)  # type: ignore[attr-defined]
 
     async def _begin(self) -> None:
         """Learn the epoch, or write the first one; watches begun before end, those from now on start at the mark."""
-        key = self._epoch_key
+        key = self._places.epoch
         await self._connection.transact([is_absent(key)], [put(key, make_epoch().encode())], [])
         answer = await self._connection.transact(
-            [is_absent(self._refilling_key)], [put(self._entries, b""), read(key)], []
+            [is_absent(self._places.refilling)], [put(self._entries, b""), read(key)], []
         )
         if not answer.succeeded:
             raise StoreUnavailable(
@@ -235,15 +201,6 @@ class EtcdStore:
         self._watches = Watches(self._epoch, mark, self._replay)
         if former is not None:
             former.close()
-
-    async def _see_that_nobody_holds(self, name: str) -> None:
-        """Wait until lease ``name`` has lapsed; raises InUse if its holder renews it meanwhile."""
-        for held in await self._leases.live(name):
-            await self._clock.sleep(held.remaining_seconds)
-            if any(now.name == held.name for now in await self._leases.live(name)):
-                raise InUse(
-                    f"{held.holder} uses store etcd {self._connection.name}", hint="stop every server that uses it"
-                )
 
     async def _publish_changes(self) -> None:
         """Hand every change to the watchers, through lost connections, until the store is closed."""
@@ -272,7 +229,7 @@ class EtcdStore:
         if now < seen:
             _log.warning("etcd is at revision %d, before %d: restored", now, seen)
             self._connection.newest_revision = 0
-            await self._connection.transact([], [put(self._epoch_key, make_epoch().encode())], [])
+            await self._connection.transact([], [put(self._places.epoch, make_epoch().encode())], [])
             await self._begin()
             return
         async with aclosing(self._history.follow(self._position)) as steps:
@@ -318,17 +275,3 @@ class EtcdStore:
         # Still readable at the end: then nothing after it was forgotten meanwhile, and it isn't ahead of etcd.
         await self._connection.range(key=self._entries, revision=position, keys_only=True)
         return batches, reached
-
-
-def _in_bites(entries: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
-    """The entries in lists that a commit may hold."""
-    bite: list[tuple[str, bytes]] = []
-    size = 0
-    for key, value in entries:
-        if bite and (len(bite) == MAX_WRITES or size + len(value) > MAX_COMMIT_BYTES):
-            yield bite
-            bite, size = [], 0
-        bite.append((key, value))
-        size += len(value)
-    if bite:
-        yield bite
