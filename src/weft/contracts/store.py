@@ -181,6 +181,9 @@ class Store(Protocol):
     async def leases(self, prefix: str, *, digests: bool = False) -> Sequence[Lease]:
         """Live leases whose name starts with ``prefix``, with their digests if ``digests``."""
 
+    async def kept_keys(self) -> Sequence[str]:
+        """Idempotency keys that a repeat of its commit would be recognised by, in any order."""
+
     async def compact(self, keep_revisions: int) -> None:
         """Forget history older than the newest ``keep_revisions`` revisions."""
 

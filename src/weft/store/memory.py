@@ -120,6 +120,10 @@ class MemoryStore:
         self._check_open()
         return self._leases.live(prefix, digests=digests)
 
+    async def kept_keys(self) -> Sequence[str]:
+        self._check_open()
+        return [*self._recent, *self._older]
+
     async def compact(self, keep_revisions: int) -> None:
         self._check_open()
         self._forget(max(self._compacted, self._revision - max(0, keep_revisions)))

@@ -208,3 +208,10 @@ async def test_an_idempotency_key_is_kept_for_an_hour_and_not_for_ever(store: St
         clock.seconds += 1_801
         await store.commit([Put("/tick", b"")])
     assert await store.commit([Put("/a", b"3")], idempotency_key="once") > first
+
+
+async def test_the_idempotency_keys_that_are_kept_can_be_read(store: Store) -> None:
+    for n in range(3):
+        await store.commit([Put(f"/a{n}", b"1")], idempotency_key=f"key {n}/é")
+    await store.commit([Put("/b", b"1")])
+    assert sorted(await store.kept_keys()) == ["key 0/é", "key 1/é", "key 2/é"]

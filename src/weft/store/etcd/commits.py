@@ -94,6 +94,10 @@ class Commits:
             # once more: a key to delete is missing or back, or a lease that looked lapsed was renewed between two looks
             missing = frozenset(key for key, kv in zip(plan.deleted, found, strict=True) if kv is None)
 
+    async def kept_keys(self) -> Sequence[str]:
+        """The contract's ``kept_keys``."""
+        return await self._marks.kept_keys()
+
     async def _plan(
         self, writes: Sequence[Write], preconditions: Sequence[Precondition], mark: Mark, missing: frozenset[bytes]
     ) -> _Plan:

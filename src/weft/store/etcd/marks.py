@@ -13,8 +13,12 @@ from typing import Any
 
 from weft.contracts.clock import Clock
 from weft.store.etcd.connection import EtcdConnection
+from weft.store.etcd.leases import end_of
 from weft.store.etcd.transaction import is_absent, is_unchanged
 from weft.store.limits import KEEP_SECONDS
+
+_NO_KEY = b"\0"  # begins marks that are no idempotency key's
+_PAGE_KEYS = 5_000
 
 
 class Mark:
@@ -70,7 +74,7 @@ class Marks:
             if mark.hour == hour:  # others would be deleted soon
                 return mark
         self._made += 1
-        key = self._hour(hour) + b"\0%s/%d" % (self._process, self._made)  # no idempotency key begins so
+        key = self._hour(hour) + _NO_KEY + b"%s/%d" % (self._process, self._made)
         return Mark(key, [key], hour)
 
     def give_back(self, mark: Mark, revision: int = 0) -> None:
@@ -78,6 +82,20 @@ class Marks:
         mark.revision = revision or mark.revision
         if not mark.kept:
             self._free.append(mark)
+
+    async def kept_keys(self) -> Sequence[str]:
+        """The idempotency keys in all folders."""
+        found: list[str] = []
+        start = self._folder
+        while True:
+            page = await self._connection.range(
+                key=start, range_end=end_of(self._folder), limit=_PAGE_KEYS, keys_only=True
+            )
+            names = [kv.key[len(self._folder) :].partition(b"/")[2] for kv in page.kvs]
+            found += [name.decode() for name in names if not name.startswith(_NO_KEY)]
+            if not page.more:
+                return found
+            start = page.kvs[-1].key + b"\0"
 
     def _hour(self, hour: int) -> bytes:
         return _name_hour(self._folder, hour)

@@ -149,6 +149,10 @@ class EtcdStore:
         self._live()
         return await self._leases.live(prefix, digests=digests)
 
+    async def kept_keys(self) -> Sequence[str]:
+        self._live()
+        return await self._commits.kept_keys()
+
     async def compact(self, keep_revisions: int) -> None:
         self._live()
         # The watch needs the value before each change until it has delivered it.

@@ -36,6 +36,8 @@ from weft.store.remote.wire import (
     Got,
     GrantCall,
     Granted,
+    KeysCall,
+    KeysKept,
     LeasesCall,
     LeasesFound,
     ListCall,
@@ -131,6 +133,9 @@ class RemoteStore:
 
     async def leases(self, prefix: str, *, digests: bool = False) -> Sequence[Lease]:
         return (await self._ask(lambda id: LeasesCall(id, prefix, digests), LeasesFound)).leases
+
+    async def kept_keys(self) -> Sequence[str]:
+        return (await self._ask(KeysCall, KeysKept)).keys
 
     async def compact(self, keep_revisions: int) -> None:
         await self._ask(lambda id: CompactCall(id, keep_revisions), Done)

@@ -36,6 +36,8 @@ from weft.store.remote.wire import (
     Got,
     GrantCall,
     Granted,
+    KeysCall,
+    KeysKept,
     LeasesCall,
     LeasesFound,
     ListCall,
@@ -169,6 +171,8 @@ class _Connection(FrameProtocol):
                 await store.release(call.name, call.holder)
             case LeasesCall():
                 return LeasesFound(call.id, list(await store.leases(call.prefix, digests=call.digests)))
+            case KeysCall():
+                return KeysKept(call.id, list(await store.kept_keys()))
             case CompactCall():
                 await store.compact(call.keep_revisions)
         return Done(call.id)

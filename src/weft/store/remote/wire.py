@@ -84,6 +84,10 @@ class CompactCall(msgspec.Struct, frozen=True, array_like=True, tag="compact"):
     keep_revisions: int
 
 
+class KeysCall(msgspec.Struct, frozen=True, array_like=True, tag="keys"):
+    id: int
+
+
 Call = (
     CommitCall
     | GetCall
@@ -95,6 +99,7 @@ Call = (
     | ReleaseCall
     | LeasesCall
     | CompactCall
+    | KeysCall
 )
 
 
@@ -134,6 +139,11 @@ class LeasesFound(msgspec.Struct, frozen=True, array_like=True, tag="leases"):
     leases: list[Lease]
 
 
+class KeysKept(msgspec.Struct, frozen=True, array_like=True, tag="keys"):
+    id: int
+    keys: list[str]
+
+
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """An error as class name and fields; ``failed`` and ``current_revision`` are PreconditionFailed's."""
 
@@ -144,4 +154,4 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     current_revision: int | None = None
 
 
-StoreAnswer = Done | Committed | Got | Listed | Watched | Granted | LeasesFound | Failed
+StoreAnswer = Done | Committed | Got | Listed | Watched | Granted | LeasesFound | KeysKept | Failed

@@ -107,6 +107,11 @@ def count_keys(connection: sqlite3.Connection, prefix: str) -> int:
     return int(found[0])
 
 
+def read_kept_keys(connection: sqlite3.Connection) -> list[str]:
+    """The contract's ``kept_keys``."""
+    return [key for (key,) in connection.execute("SELECT key FROM idempotency")]
+
+
 def read_batches(
     connection: sqlite3.Connection, epoch: str, prefix: str, position: int, until: int
 ) -> tuple[list[Batch], int]:

@@ -19,7 +19,7 @@ from weft.store.leases import LeaseTable
 from weft.store.limits import check_commit, check_key, check_limit, check_prefix
 from weft.store.sqlite.file import FENCE_BLOCK, LockFile, as_store_error, begin_session, connect_writer
 from weft.store.sqlite.newest import Newest
-from weft.store.sqlite.reader import Readers, count_keys, read_batches, read_entry, read_page
+from weft.store.sqlite.reader import Readers, count_keys, read_batches, read_entry, read_kept_keys, read_page
 from weft.store.sqlite.schema import State
 from weft.store.sqlite.writer import Deliver, Published, WriteOutcome, Writer
 from weft.store.watches import Watches
@@ -136,6 +136,9 @@ class SqliteStore:
 
     async def leases(self, prefix: str, *, digests: bool = False) -> Sequence[Lease]:
         return self._live().leases.live(prefix, digests=digests)
+
+    async def kept_keys(self) -> Sequence[str]:
+        return await self._live().readers.run(read_kept_keys)
 
     async def compact(self, keep_revisions: int) -> None:
         await self._live().writer.submit(lambda transaction: transaction.compact(keep_revisions), 0)
