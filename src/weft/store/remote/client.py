@@ -36,6 +36,7 @@ from weft.store.remote.wire import (
     Got,
     GrantCall,
     Granted,
+    HoldCall,
     KeysCall,
     KeysKept,
     LeasesCall,
@@ -44,6 +45,7 @@ from weft.store.remote.wire import (
     Listed,
     ReleaseCall,
     StoreAnswer,
+    SwitchCall,
     WatchCall,
     Watched,
 )
@@ -136,6 +138,14 @@ class RemoteStore:
 
     async def kept_keys(self) -> Sequence[str]:
         return (await self._ask(KeysCall, KeysKept)).keys
+
+    async def hold_commits(self, seconds: float) -> None:
+        """Hold everybody's commits, as StoreSwitch does, until ``close`` at the latest."""
+        await self._ask(lambda id: HoldCall(id, seconds), Done)
+
+    async def switch(self, url: str) -> None:
+        """Put another store in force, as StoreSwitch does. After a LinkLost it may have been done."""
+        await self._ask(lambda id: SwitchCall(id, url), Done)
 
     async def compact(self, keep_revisions: int) -> None:
         await self._ask(lambda id: CompactCall(id, keep_revisions), Done)

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.store import Store
-from weft.objects.errors import StoreUnavailable, WeftError
+from weft.objects.errors import StoreUnavailable, Unavailable, WeftError
 from weft.store.remote.frames import HEAD_BYTES, FrameProtocol, encode_frame, error_to_answer
 from weft.store.remote.wire import (
     MAX_CALL_BYTES,
@@ -36,6 +36,7 @@ from weft.store.remote.wire import (
     Got,
     GrantCall,
     Granted,
+    HoldCall,
     KeysCall,
     KeysKept,
     LeasesCall,
@@ -44,9 +45,11 @@ from weft.store.remote.wire import (
     Listed,
     ReleaseCall,
     StoreAnswer,
+    SwitchCall,
     WatchCall,
     Watched,
 )
+from weft.store.switch import Hold, StoreSwitch
 
 _MOST_CALLS_IN_HAND = 2_000  # of one connection; beyond it, nothing more is read until some are answered
 _LONGEST_PATH_BYTES = 107
@@ -95,6 +98,7 @@ class _Connection(FrameProtocol):
         self._watches: dict[int, _Window] = {}
         self._writable = True
         self._reading = True
+        self._hold_of_commits: Hold | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -102,6 +106,8 @@ class _Connection(FrameProtocol):
 
     def connection_lost(self, problem: Exception | None) -> None:
         self._connections.discard(self)
+        if self._hold_of_commits is not None:
+            self._find_switch().release_commits(self._hold_of_commits)
         for task in self._tasks:
             task.cancel()
 
@@ -173,9 +179,22 @@ class _Connection(FrameProtocol):
                 return LeasesFound(call.id, list(await store.leases(call.prefix, digests=call.digests)))
             case KeysCall():
                 return KeysKept(call.id, list(await store.kept_keys()))
+            case HoldCall():
+                await self._hold(call.seconds)
+            case SwitchCall():
+                await self._find_switch().switch(call.url)
             case CompactCall():
                 await store.compact(call.keep_revisions)
         return Done(call.id)
+
+    async def _hold(self, seconds: float) -> None:
+        switch = self._find_switch()
+        self._hold_of_commits = await switch.hold_commits(seconds)
+
+    def _find_switch(self) -> StoreSwitch:
+        if not isinstance(self._store, StoreSwitch):
+            raise Unavailable("this store can't be exchanged for another")
+        return self._store
 
     async def _follow(self, call: WatchCall, window: _Window) -> None:
         try:

@@ -88,6 +88,20 @@ class KeysCall(msgspec.Struct, frozen=True, array_like=True, tag="keys"):
     id: int
 
 
+class HoldCall(msgspec.Struct, frozen=True, array_like=True, tag="hold"):
+    """Hold commits, until ``seconds`` are over or this connection is lost."""
+
+    id: int
+    seconds: float
+
+
+class SwitchCall(msgspec.Struct, frozen=True, array_like=True, tag="switch"):
+    """Put the store ``url`` in force, while this connection holds commits."""
+
+    id: int
+    url: str
+
+
 Call = (
     CommitCall
     | GetCall
@@ -100,11 +114,13 @@ Call = (
     | LeasesCall
     | CompactCall
     | KeysCall
+    | HoldCall
+    | SwitchCall
 )
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
-    """Answers release and compact."""
+    """Answers release, compact, hold and switch."""
 
     id: int
 
