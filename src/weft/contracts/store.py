@@ -190,8 +190,11 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
 
+COPY, LEFT = "copy ", "left "  # begin the note of an unfinished copy, and of a store that its fabric has left
+
+
 class Occupant(msgspec.Struct, frozen=True):
-    """Whatever lies where a store may be copied to: objects, and the note of an unfinished copy or of a store that was left."""
+    """Whatever lies where a store may be copied to: objects, and the note at the place."""
 
     objects: int
     note: str | None = None

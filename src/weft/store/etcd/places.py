@@ -5,13 +5,15 @@ from __future__ import annotations
 
 class Places:
     """``entries`` is the folder of the entries (its bare name is a mark that each opening writes), ``leases`` that of leases,
-    ``marks`` that of idempotency keys, by hour; while ``refilling`` is there, the entries are no store's."""
+    ``marks`` that of idempotency keys, by hour. ``base`` is how many
+    revisions the store's history had before it came here. While ``refilling`` is there, the entries are no store's."""
 
     def __init__(self, prefix: str) -> None:
         self.entries = f"{prefix}/o".encode()
         self.leases = f"{prefix}/l/".encode()
         self.marks = f"{prefix}/i/".encode()
         self.epoch = f"{prefix}/epoch".encode()
+        self.base = f"{prefix}/base".encode()
         self.refilling = f"{prefix}/refilling".encode()
 
     def of_key(self, key: str) -> bytes:

@@ -70,8 +70,17 @@ class EtcdRefill:
             start = found.kvs[-1].key + b"\0"
 
     async def finish(self, revision: int) -> None:
-        done = [put(self._places.epoch, make_epoch().encode()), delete(self._places.refilling)]
-        await self._connection.transact([], done, [])
+        found = await self._connection.range(key=self._places.base)
+        base = max(revision, int(found.kvs[0].value) if found.kvs else 0)
+        await self._connection.transact(
+            [],
+            [
+                put(self._places.epoch, make_epoch().encode()),
+                put(self._places.base, b"%d" % base),
+                delete(self._places.refilling),
+            ],
+            [],
+        )
 
     async def abandon(self) -> None:
         await self._clear()
@@ -80,6 +89,7 @@ class EtcdRefill:
     async def retire(self, note: str, *, keep: bool) -> None:
         await self._connect()
         await self._connection.transact([], [put(self._places.refilling, note.encode())], [])
+        await self._connection.delete_range(self._places.leases, end_of(self._places.leases))
         if not keep:
             await self._clear()
 

@@ -1,7 +1,8 @@
 """The store on an etcd cluster: durable when a majority has it, shared by any number of servers.
 
-weft's revisions are etcd's. One watch of the entries feeds all watchers of this process; what they missed is replayed from
-etcd's own log. The prefix is needed to share a cluster with something else; compaction is etcd-wide all the same.
+weft's revisions and fences are etcd's revisions, counted on from where the history was when it was copied here. One watch of the
+entries feeds all watchers of this process; what they missed is replayed from etcd's own log. The prefix is needed to share a
+cluster with something else; compaction is etcd-wide all the same.
 """
 
 from __future__ import annotations
@@ -11,9 +12,26 @@ import builtins
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from typing import Any
+
+import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.store import Batch, Change, Compacted, Entry, Lease, Page, Precondition, Write
+from weft.contracts.store import (
+    COPY,
+    LEFT,
+    AtRevision,
+    Batch,
+    Change,
+    Compacted,
+    Entry,
+    Lease,
+    LeaseHeld,
+    Page,
+    Precondition,
+    PreconditionFailed,
+    Write,
+)
 from weft.objects.errors import StoreUnavailable
 from weft.store.cursors import check_reach, format_continuation, format_cursor, make_epoch, parse_continuation
 from weft.store.etcd.commits import Commits
@@ -62,6 +80,7 @@ class EtcdStore:
         self.members = EtcdMembers(self._connection)
         self._history = EtcdHistory(self._connection, self._entries, end_of(self._entries))
         self._epoch = ""
+        self._base = 0  # what weft's numbers are more than etcd's
         self._born = 0  # the revision at which this history began: no cursor of it lies before
         self._watches: Watches | None = None
         self._task: asyncio.Task[None] | None = None
@@ -96,7 +115,15 @@ class EtcdStore:
     ) -> int:
         check_commit(writes, preconditions, idempotency_key)
         self._live()
-        return await self._commits.commit(writes, preconditions, idempotency_key)
+        base = self._base
+        within = [_shift(precondition, -base) for precondition in preconditions] if base else preconditions
+        try:
+            return base + await self._commits.commit(writes, within, idempotency_key)
+        except PreconditionFailed as refused:
+            current = refused.current_revision
+            raise PreconditionFailed(
+                preconditions[within.index(refused.failed)], None if current is None else base + current
+            ) from None
 
     async def get(self, key: str) -> Entry | None:
         check_key(key)
@@ -113,6 +140,7 @@ class EtcdStore:
         end = end_of(start)
         if after is not None:
             pinned, last_key = parse_continuation(after, epoch, prefix)
+            pinned -= self._base
             check_reach(pinned, self._born, 2**62)
             start = self._places.of_key(last_key) + b"\0"
         entries: builtins.list[Entry] = []
@@ -122,10 +150,10 @@ class EtcdStore:
             pinned = pinned or found.header.revision
             entries += map(self._entry, found.kvs)
             if not found.more:
-                return Page(entries, format_cursor(epoch, pinned))
+                return Page(entries, format_cursor(epoch, self._base + pinned))
             if limit and len(entries) >= limit:
-                follow = format_continuation(epoch, pinned, entries[-1].key)
-                return Page(entries, format_cursor(epoch, pinned), follow)
+                follow = format_continuation(epoch, self._base + pinned, entries[-1].key)
+                return Page(entries, format_cursor(epoch, self._base + pinned), follow)
             start = found.kvs[-1].key + b"\0"
 
     async def count(self, prefix: str) -> int:
@@ -139,7 +167,8 @@ class EtcdStore:
 
     async def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Lease | None:
         self._live()
-        return await self._leases.grant(name, holder, ttl_seconds, digest)
+        lease = await self._leases.grant(name, holder, ttl_seconds, digest)
+        return None if lease is None else self._raise_fence(lease)
 
     async def release(self, name: str, holder: str) -> None:
         self._live()
@@ -147,7 +176,7 @@ class EtcdStore:
 
     async def leases(self, prefix: str, *, digests: bool = False) -> Sequence[Lease]:
         self._live()
-        return await self._leases.live(prefix, digests=digests)
+        return [self._raise_fence(lease) for lease in await self._leases.live(prefix, digests=digests)]
 
     async def kept_keys(self) -> Sequence[str]:
         self._live()
@@ -179,32 +208,51 @@ class EtcdStore:
         return self._watches
 
     def _entry(self, kv: object) -> Entry:
-        return Entry(kv.key[len(self._entries) :].decode(), kv.value, kv.mod_revision)  # type: ignore[attr-defined]
+        key: bytes = kv.key  # type: ignore[attr-defined]
+        return Entry(key[len(self._entries) :].decode(), kv.value, self._base + kv.mod_revision)  # type: ignore[attr-defined]
+
+    def _raise_fence(self, lease: Lease) -> Lease:
+        return msgspec.structs.replace(lease, fence=self._base + lease.fence) if self._base else lease
 
     async def _begin(self) -> None:
         """Learn the epoch, or write the first one; watches begun before end, those from now on start at the mark."""
-        key = self._places.epoch
+        key, refilling = self._places.epoch, self._places.refilling
         await self._connection.transact([is_absent(key)], [put(key, make_epoch().encode())], [])
         answer = await self._connection.transact(
-            [is_absent(self._places.refilling)], [put(self._entries, b""), read(key)], []
+            [is_absent(refilling)], [put(self._entries, b""), read(self._places.base), read(key)], [read(refilling)]
         )
         if not answer.succeeded:
-            raise StoreUnavailable(
-                f"store etcd {self._connection.name} holds half a backup: its restore was cut short",
-                hint="weft server restore FILE again",
-            )
-        kv = find_value(answer.responses[-1])
+            raise self._refuse(find_value(answer.responses[0]))
+        base, kv = (find_value(response) for response in answer.responses[1:])
         assert kv is not None
         mark = answer.header.revision
         # a snapshot put into another cluster is another history, too
         cluster = f"{answer.header.cluster_id & 0xFFFFFFFF:08x}"
         former, self._watches = self._watches, None
         self._epoch, self._born = kv.value.decode() + cluster, int(kv.mod_revision)
+        self._base = int(base.value) if base is not None else 0
         self._position = self._published = mark
         self._lost = False
-        self._watches = Watches(self._epoch, mark, self._replay)
+        self._watches = Watches(self._epoch, self._base + mark, self._replay)
         if former is not None:
             former.close()
+
+    def _refuse(self, mark: Any | None) -> StoreUnavailable:
+        """Why there is no store here: ``mark`` is the key that says so, or its note."""
+        note = "" if mark is None else mark.value.decode(errors="replace")
+        name = f"store etcd {self._connection.name}"
+        if note.startswith(COPY):
+            return StoreUnavailable(
+                f"{name} holds a part of a copy", hint="copy the store again, or name another store"
+            )
+        if note.startswith(LEFT):
+            return StoreUnavailable(
+                f"{name} was left: its fabric keeps its objects in another store",
+                hint="start the server without --store",
+            )
+        return StoreUnavailable(
+            f"{name} holds half a backup: its restore was cut short", hint="weft server restore FILE again"
+        )
 
     async def _publish_changes(self) -> None:
         """Hand every change to the watchers, through lost connections, until the store is closed."""
@@ -245,7 +293,7 @@ class EtcdStore:
                     await self._forget(self._position - self._keep_revisions)
 
     async def _publish(self, revision: int, changes: builtins.list[Change]) -> None:
-        self._live().publish(revision, changes)
+        self._live().publish(self._base + revision, changes)
         async with self._published_more:
             self._published = revision
             self._published_more.notify_all()
@@ -260,7 +308,8 @@ class EtcdStore:
             self._compacted = revision
 
     async def _replay(self, prefix: str, position: int, until: int) -> tuple[builtins.list[Batch], int]:
-        epoch, size = self._epoch, 0
+        epoch, base, size = self._epoch, self._base, 0
+        position, until = position - base, until - base
         check_reach(position, self._born, 2**62)
         batches: builtins.list[Batch] = []
         reached = position
@@ -270,7 +319,8 @@ class EtcdStore:
                     reached = step.revision
                     changes = [change for change in step.changes if change.key and change.key.startswith(prefix)]
                     if changes:
-                        batches.append(Batch(step.revision, format_cursor(epoch, step.revision), changes))
+                        revision = base + step.revision
+                        batches.append(Batch(revision, format_cursor(epoch, revision), changes))
                         size += sum(len(change.value or b"") + len(change.previous or b"") for change in changes)
                     if len(batches) >= _REPLAY_BATCHES or size >= _REPLAY_BYTES:
                         break
@@ -278,4 +328,14 @@ class EtcdStore:
                     reached = until
         # Still readable at the end: then nothing after it was forgotten meanwhile, and it isn't ahead of etcd.
         await self._connection.range(key=self._entries, revision=position, keys_only=True)
-        return batches, reached
+        return batches, base + reached
+
+
+def _shift(precondition: Precondition, by: int) -> Precondition:
+    """The same one with its revision or fence counted from elsewhere."""
+    match precondition:
+        case AtRevision():
+            return AtRevision(precondition.key, precondition.revision + by)
+        case LeaseHeld():
+            return LeaseHeld(precondition.name, precondition.fence + by)
+    return precondition
