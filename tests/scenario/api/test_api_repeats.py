@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
+from weft.contracts.store import Delete
 from weft.objects.errors import NotFound, StaleRevision
 
 VMS = "/v1/projects/default/vms"
@@ -85,6 +86,17 @@ def test_a_late_repeated_put_or_patch_undoes_nothing(lab: ApiLab) -> None:
     assert send(lab, "PUT", "/v1/projects/blue", project("blue"))[0] == 400  # it was made, and is gone
     with pytest.raises(NotFound):
         lab.client.get("project", "blue")
+
+
+def test_a_late_repeated_create_of_what_was_deleted_says_so_though_it_would_be_refused_by_now(lab: ApiLab) -> None:
+    lab.client.create({"kind": "quota", "name": "project", "spec": {"disk": "1G"}})
+    volume = {"kind": "volume", "name": "data", "spec": {"size": "1G"}}
+    assert send(lab, "POST", "/v1/projects/default/volumes", volume)[0] == 201
+    lab.run(lab.store.commit([Delete("/volume/default/data")]))
+    lab.client.create({**volume, "name": "another"})
+    status, answer = send(lab, "POST", "/v1/projects/default/volumes", volume)
+    assert (status, answer["field"]) == (400, "Idempotency-Key")
+    assert "was used before" in answer["detail"], "it is no question of quotas: the volume was made"
 
 
 def test_a_late_repeated_apply_undoes_nothing(lab: ApiLab) -> None:

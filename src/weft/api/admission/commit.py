@@ -90,6 +90,15 @@ async def was_done(context: ApiContext, key: str) -> bool:
     return True
 
 
+def describe_deleted() -> InvalidInput:
+    """The error for the repeat of a request whose object was deleted since."""
+    return InvalidInput(
+        "this Idempotency-Key was used before, and the object that it made was deleted",
+        field="Idempotency-Key",
+        hint="use a new key for a new request",
+    )
+
+
 async def read_again(context: ApiContext, store_key: str) -> Envelope | None:
     """The object as it is stored now."""
     entry = await context.store.get(store_key)
@@ -116,9 +125,5 @@ async def _find_first(context: ApiContext, draft: Draft) -> None:
     """If the commit was made before, put the object that it made into the draft."""
     stored = await read_again(context, draft.envelope.key)
     if stored is None:
-        raise InvalidInput(
-            "this Idempotency-Key was used before, and the object that it made was deleted",
-            field="Idempotency-Key",
-            hint="use a new key for a new request",
-        )
+        raise describe_deleted()
     draft.envelope = stored

@@ -9,7 +9,7 @@ import msgspec
 
 from weft.api.admission import admit
 from weft.api.admission.admit import Draft
-from weft.api.admission.commit import record_change, settle, was_done
+from weft.api.admission.commit import describe_deleted, record_change, settle, was_done
 from weft.api.admission.refusals import not_found
 from weft.api.admission.view import View
 from weft.api.auth import tokens
@@ -134,7 +134,7 @@ async def _settle_with_key(
             raise
         current = await View(context.store, context.clock).get(target.kind, target.project, name)
         if current is None:
-            raise
+            raise describe_deleted() from None
         return Draft(target.kind, current, "unchanged")
 
 
