@@ -133,7 +133,7 @@ class Cluster:
         return underlay.rpartition(".")[0] + ".1"
 
     def local(
-        self, verb: str, timeout: float = 300, store: str = "", ceph: str = "", clusters: str = ""
+        self, verb: str, timeout: float = 300, store: str = "", ceph: str = "", clusters: str = "", servers: str = ""
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "weft.launch.local", verb],
@@ -143,6 +143,7 @@ class Cluster:
                 "STORE": store,
                 "CEPH": ceph,
                 "CLUSTERS": clusters,
+                "SERVERS": servers,
                 "SERVER_OPTIONS": self.server_options,
             },
             capture_output=True,
@@ -150,8 +151,8 @@ class Cluster:
             timeout=timeout,
         )
 
-    def up(self, store: str = "", ceph: str = "") -> None:
-        done = self.local("up", store=store, ceph=ceph)
+    def up(self, store: str = "", ceph: str = "", servers: str = "") -> None:
+        done = self.local("up", store=store, ceph=ceph, servers=servers)
         assert done.returncode == 0, done.stdout + done.stderr + self.logs()
 
     def down(self) -> None:

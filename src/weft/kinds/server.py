@@ -39,6 +39,12 @@ class ServerStatus(msgspec.Struct, kw_only=True):
     since: float = 0.0  # of the phase
 
 
+def find_address(server: Envelope) -> str:
+    """The URL of its API; "" while it doesn't serve."""
+    status = decode_part(server.status, ServerStatus)
+    return status.address if status.phase == "Ready" else ""
+
+
 def refuse_serving(server: Envelope, now: float) -> None:
     """Raises InUse for a server that serves: it would be back at once."""
     if decode_part(server.status, ServerStatus).phase == "Ready":

@@ -41,12 +41,12 @@ class Fabric:
 
     plan_daemons: Callable[[Topology], list[Daemon]]
     wait_server: Work
-    prepare_server: Callable[[Topology, Node], Awaitable[None]]
     prepare_agent: Callable[[Topology, Node], Awaitable[AgentCommand]]
     wait_nodes: Work
     steps: tuple[tuple[str, Work], ...]
     plan_closing: Callable[[Topology], str]
     plan_storage: Callable[[Topology], tuple[tuple[str, Work], ...]] = lambda _: ()
+    prepare_server: Callable[[Topology, Node], Awaitable[None]] | None = None  # for several servers
     plan_last: Callable[[Topology], tuple[tuple[str, Work], ...]] = lambda _: ()
 
 
@@ -109,7 +109,8 @@ async def start_servers(topology: Topology, fabric: Fabric, clock: Clock) -> str
     """Start the only server; or all that have joined, then each that joins them."""
     said = ""
     for server in topology.servers:
-        await fabric.prepare_server(topology, server)
+        if fabric.prepare_server is not None:
+            await fabric.prepare_server(topology, server)
         said = await start_daemons(topology, fabric, clock)
     return said or await start_daemons(topology, fabric, clock)
 

@@ -1,0 +1,60 @@
+"""`make up SERVERS=3`: any server may be killed with all its processes, or its namespaces, and `make up` brings it back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.cluster import Cluster, lay_out, until
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None or shutil.which("etcd") is None:
+        pytest.skip("needs root, QEMU and etcd")
+    made = lay_out(tmp_path_factory.mktemp("three-servers"))
+    try:
+        made.up(servers="3")
+        yield made
+    finally:
+        made.down()
+        assert not (made.state / "servers").exists()
+
+
+def read_servers(cluster: Cluster) -> dict[str, tuple[str, list[str]]]:
+    items = cluster.json("server", "list")["items"]
+    return {one["name"]: (one["status"]["phase"], one["status"]["leads"]) for one in items}
+
+
+def test_a_fabric_of_three_goes_on_when_one_is_killed_and_heals(three: Cluster) -> None:
+    assert read_servers(three) == {"s1": ("Ready", ["controllers"]), "s2": ("Ready", []), "s3": ("Ready", [])}
+    assert {os.getpgid(pid) for pid in three.pids("--server s1")} == {
+        os.getpgid(pid) for pid in three.pids("/servers/s1/")
+    }
+    [group] = {os.getpgid(pid) for pid in three.pids("--server s1")}
+    inside = {os.readlink(f"/proc/{pid}/ns/net") for pid in three.pids("server api --state")}
+    assert len(inside) == 3 and os.readlink("/proc/self/ns/net") not in inside
+
+    os.killpg(group, signal.SIGKILL)  # it leads, and the guest's streams went through its gateway
+    assert three.ok("vm", "exec", "hello", "--", "echo", "hello").strip() == "hello"
+    three.ok("vm", "create", "two", "--image", "tiny", "--memory", "128M")
+    assert three.ok("vm", "exec", "two", "--", "echo", "two").strip() == "two"
+    until(lambda: read_servers(three)["s1"] == ("NotReady", []))
+    [leader] = [name for name, (_, leads) in read_servers(three).items() if leads]
+
+    three.up()
+    until(lambda: read_servers(three)["s1"][0] == "Ready")
+    [init] = three.pids(f"weft init {leader}")
+    os.kill(init, signal.SIGKILL)  # its namespaces go, with all in them
+    until(lambda: not three.pids(f"/servers/{leader}/"))
+    three.ok("vm", "delete", "two", "--yes")
+    three.up()
+    until(lambda: [phase for phase, _ in read_servers(three).values()] == ["Ready"] * 3)
+    assert "this cluster has 3 servers" in three.local("up", servers="1").stderr
+    three.ok("server", "backup", str(three.folder / "saved"))
