@@ -47,7 +47,7 @@ class Http:
         roams: bool = True,
     ) -> None:
         self.server = context.server.rstrip("/")
-        self._endpoints = Endpoints(context)
+        self.endpoints = Endpoints(context)
         self.tls = make_tls(context)
         self._headers = {"User-Agent": "weft"}
         if context.token:
@@ -178,12 +178,7 @@ class Http:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.hang_up()
-        return self._endpoints.leave()
-
-    @property
-    def knows_others(self) -> bool:
-        """Whether there are other servers to ask."""
-        return self._endpoints.are_several
+        return self.endpoints.leave()
 
     @property
     def closed(self) -> threading.Event:
@@ -262,7 +257,7 @@ class Http:
     def _note_version(self, headers: Mapping[str, str]) -> None:
         """Take what an answer says of the fabric's servers and its release."""
         named = headers.get(SERVERS, "") if self._roams else ""
-        if named and (others := self._endpoints.learn(named)) is not None:
+        if named and (others := self.endpoints.learn(named)) is not None:
             self.on_servers(others)
         version = headers.get(HEADER, "")
         if version and version != self._version:
@@ -282,7 +277,7 @@ class Http:
 
     def _dial(self, timeout_seconds: float, answer_seconds: float | None = None) -> ApiConnection:
         """A connection to the server that answered last, or to the next one that answers."""
-        places, problem = self._endpoints.in_turn(), None
+        places, problem = self.endpoints.in_turn(), None
         for place in places:
             try:
                 seconds = min(timeout_seconds, CONNECT_SECONDS) if len(places) > 1 else timeout_seconds
@@ -292,7 +287,7 @@ class Http:
                     raise
                 problem = problem or failed
             else:
-                self._endpoints.prefer(place)
+                self.endpoints.prefer(place)
                 return connection
         assert problem is not None
         raise problem
@@ -306,6 +301,8 @@ class Http:
         try:
             connection.connect()
             connection.sock.settimeout(answer_seconds)
+            if self.endpoints.are_several:
+                connection.find_loss()
         except ssl.SSLCertVerificationError as problem:
             connection.hang_up()
             raise explain_distrust(place.url, problem, self._clock.now()) from problem

@@ -134,7 +134,7 @@ async def test_messages_of_devices_are_queued_under_their_own_ids_for_the_node_s
         assert len(heard) == 3
         with pytest.raises(Unavailable, match=r"the functions' gateway at 127.0.0.1:1 can't be reached"):
             send_messages(client, {"address": "127.0.0.1:1", "ticket": "t"}, messages)
-        assert client.http._endpoints.in_turn()[0].url == "https://b:1"  # the next ticket is that server's
+        assert client.http.endpoints.in_turn()[0].url == "https://b:1"  # the next ticket is that server's
 
 
 async def test_logs_and_metrics(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +65,34 @@ def test_a_gateway_that_does_not_answer_is_passed_over_for_that_of_another_serve
         assert fabric.weft(fabric.first, "vm", "exec", "web", "--", "echo", "second") == "second\n"
     finally:
         os.kill(gateway, signal.SIGCONT)
+
+
+def test_watches_and_dashboards_go_on_at_the_other_server_when_theirs_is_killed(fabric: Fabric) -> None:
+    fabric.weft(fabric.first, "volume", "list")  # its context knows the other server now
+    watched = fabric.spawn(fabric.first, "volume", "list", "--watch", "-o", "name")
+    dashboard = fabric.spawn(fabric.first, "dashboard", "--port", "0", "--no-open")
+    assert watched.stdout is not None and dashboard.stdout is not None
+    link = dashboard.stdout.readline().decode().strip()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    place = link.partition("/?")[0]
+    headers = {"Sec-Fetch-Site": "same-origin"}
+    browser.open(urllib.request.Request(link, headers={"Sec-Fetch-Mode": "navigate"})).read()
+
+    def ask() -> list[str]:
+        asked = urllib.request.Request(f"{place}/v1/projects/default/volumes", headers=headers)
+        with browser.open(asked, timeout=30) as answer:
+            return [one["name"] for one in json.load(answer)["items"]]
+
+    def make(name: str) -> None:
+        fabric.client.create({"kind": "volume", "name": name, "spec": {"size": "1G"}})
+        assert watched.stdout is not None and watched.stdout.readline() == f"volume/{name}\n".encode()
+        assert ask()[-1] == name
+
+    make("a")
+    fabric.first.kill()
+    make("b")
+    fabric.revive()
+    make("c")
 
 
 def test_commands_run_through_either_server_and_through_the_other_when_theirs_is_killed(fabric: Fabric) -> None:

@@ -1,7 +1,7 @@
 """A server on this machine's loopback that shows a browser the API server's dashboard with the user's own login.
 
-It checks who asks, adds the login, and passes bytes on: requests to the API server, streams to the gateway. One request a
-connection, so what is passed on is always what was checked. It keeps nothing and decides nothing else.
+It checks who asks, adds the login, and passes bytes on: requests to the API server that answers, streams to its gateway. One
+request a connection, so what is passed on is always what was checked. It keeps nothing and decides nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 from weft.cli.dashboard.browser import Browser
 from weft.cli.dashboard.head import Head, read_head, write_head
 from weft.client.context import Context
+from weft.client.server.endpoints import CONNECT_SECONDS, Endpoints
 from weft.client.tls import make_tls
 from weft.objects.errors import Forbidden, InvalidInput, NotAuthenticated, Unavailable, WeftError
 
@@ -46,10 +47,17 @@ class Gateway(NamedTuple):
 
 
 class Relay:
-    """Serves at ``port`` of 127.0.0.1, 0 for any, until it is closed. ``used`` is called with each new link when one was used."""
+    """Serves at ``port`` of 127.0.0.1, 0 for any, until it is closed. ``endpoints`` are the servers; ``find_gateway`` asks, in a
+    thread, where streams go now. ``used`` is called with each new link when one was used."""
 
-    def __init__(self, context: Context, gateway: Gateway | None, used: Callable[[str], None]) -> None:
-        self._context, self._gateway, self._used = context, gateway, used
+    def __init__(
+        self,
+        context: Context,
+        endpoints: Endpoints,
+        find_gateway: Callable[[], Gateway | None],
+        used: Callable[[str], None],
+    ) -> None:
+        self._context, self._endpoints, self._find_gateway, self._used = context, endpoints, find_gateway, used
         self._tls = make_tls(context)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -120,22 +128,39 @@ class Relay:
     async def _open_stream(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not head.wants_web_socket:
             raise InvalidInput("streams are web sockets")
-        if self._gateway is None:
+        gateway = await asyncio.to_thread(self._find_gateway)
+        if gateway is None:
             raise Unavailable("the server has no gateway")
-        host, _, port = self._gateway.address.rpartition(":")
+        host, _, port = gateway.address.rpartition(":")
         host = host.strip("[]")
-        there = await self._dial(host, int(port), self._gateway.server_name or host)
-        await _splice((reader, writer), there, write_head(head, self._gateway.address), None)
+        there = await self._dial(host, int(port), gateway.server_name or host, _DIAL_SECONDS)
+        await _splice((reader, writer), there, write_head(head, gateway.address), None)
 
     async def _forward(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        url = urlsplit(self._context.server)
-        host = url.hostname or ""
-        there = await self._dial(host, url.port or 443, self._context.server_name or host)
-        await _splice((reader, writer), there, write_head(head, url.netloc, self._context.token), head.length)
+        there, place = await self._reach_server()
+        await _splice(
+            (reader, writer), there, write_head(head, urlsplit(place).netloc, self._context.token), head.length
+        )
 
-    async def _dial(self, host: str, port: int, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _reach_server(self) -> tuple[tuple[asyncio.StreamReader, asyncio.StreamWriter], str]:
+        """A connection to the first server that answers, and its URL. Raises Unavailable."""
+        endpoints, failed = self._endpoints.in_turn(), list[Unavailable]()
+        seconds = CONNECT_SECONDS if len(endpoints) > 1 else _DIAL_SECONDS
+        for one in endpoints:
+            try:
+                there = await self._dial(one.host, one.port, one.name, seconds)
+            except Unavailable as problem:
+                failed.append(problem)
+            else:
+                self._endpoints.prefer(one)
+                return there, one.url
+        raise failed[0]
+
+    async def _dial(
+        self, host: str, port: int, name: str, seconds: float
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
-            async with asyncio.timeout(_DIAL_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await asyncio.open_connection(host, port, ssl=self._tls, server_hostname=name)
         except (OSError, TimeoutError) as problem:
             what = "certificate" if isinstance(problem, ssl.SSLError) else "connection"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +46,30 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, page: str, port: int | None, no_open: bool) -> None:
-    answer = session.client.http.request("GET", "/v1/gateway")
-    raise_problem(answer)  # a login that doesn't count is said here, not in the browser
-    found = answer.json()
+    find_gateway(session)  # a login that doesn't count is said here, not in the browser
     query = ""
     if session.given_project:
         session.client.get("project", session.given_project)  # raises for one that isn't there
         query = f"?project={session.given_project}"
-    gateway = Gateway(found["streams"], found["server_name"]) if found.get("streams") else None
-    asyncio.run(
-        _serve(session, gateway, (PAGES[page] or "#/") + query if query else PAGES[page], port, opens=not no_open)
+    asyncio.run(_serve(session, (PAGES[page] or "#/") + query if query else PAGES[page], port, opens=not no_open))
+
+
+def find_gateway(session: Session) -> Gateway | None:
+    """The gateway of the server that answers. Raises what that refuses, Unavailable."""
+    answer = session.client.http.request("GET", "/v1/gateway")
+    raise_problem(answer)
+    found = answer.json()
+    return Gateway(found["streams"], found["server_name"]) if found.get("streams") else None
+
+
+async def _serve(session: Session, page: str, port: int | None, *, opens: bool) -> None:
+    client = session.client
+    relay = Relay(
+        client.context,
+        client.http.endpoints,
+        partial(find_gateway, session),
+        lambda link: session.notify(f"for another browser: {link}{page}"),
     )
-
-
-async def _serve(session: Session, gateway: Gateway | None, page: str, port: int | None, *, opens: bool) -> None:
-    relay = Relay(session.client.context, gateway, lambda link: session.notify(f"for another browser: {link}{page}"))
     await _listen(relay, port)
     link = relay.link + page
     print(link, flush=True)

@@ -26,7 +26,7 @@ def open_at_gateway(
         if address in tried:
             raise tried[address]
         try:
-            return dial(ticket, CONNECT_SECONDS if http.knows_others else DIAL_SECONDS)
+            return dial(ticket, CONNECT_SECONDS if http.endpoints.are_several else DIAL_SECONDS)
         except Unavailable as problem:
             tried[address] = problem
             if not http.leave_server():

@@ -40,7 +40,7 @@ def send_messages(client: Client, ticket: Mapping[str, str], messages: Sequence[
     host = host.strip("[]")
     unreached = f"the functions' gateway at {ticket['address']} can't be reached"
     try:
-        seconds = CONNECT_SECONDS if client.http.knows_others else SECONDS
+        seconds = CONNECT_SECONDS if client.http.endpoints.are_several else SECONDS
         plain = socket.create_connection((host, int(port)), timeout=seconds)
     except OSError as problem:
         client.http.leave_server()
