@@ -14,6 +14,7 @@ from weft.api.dashboard.boards import Boards
 from weft.api.node.orders import NodeOrders
 from weft.api.request.trace import RequestTraces
 from weft.api.servers.addresses import ServerAddresses
+from weft.api.servers.event_copies import EventCopies
 from weft.api.state.address_ranges import AddressRanges
 from weft.api.state.counted_objects import CountedObjects
 from weft.api.state.history import History
@@ -154,6 +155,7 @@ class ApiContext:
     servers: ServerAddresses = field(init=False)
     others: OtherServers = field(init=False)  # of the fabric
     files: ServerFiles = field(init=False)
+    event_copies: EventCopies = field(init=False)  # in the journal
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -162,6 +164,7 @@ class ApiContext:
         self.servers = ServerAddresses(self.store, self.clock)
         self.others = OtherServers(self.own, self.authority, self.servers.list_others, self.clock)
         self.files = ServerFiles(self.settings.blobs, self.others)
+        self.event_copies = EventCopies(self.journal, self.others, self.clock)
 
     @functools.cached_property
     def tokens(self) -> PrefixCache[TokenFacts]:
@@ -221,6 +224,7 @@ class ApiContext:
             self.rates.run,
             self.pulse.run,
             self.servers.run,
+            self.event_copies.run,
             self.boards.run,
             self.audit.keep,
         )

@@ -75,6 +75,7 @@ class Session:
         self.timeout_seconds: float | None = None
         self.detach = False
         self._skew_reported = False
+        self.away: list[str] = []  # servers whose part of answers is missing
         self.explain = False
         self.recorder: Recorder | None = None
         self.unfinished = False  # the command still waits for its result
@@ -95,6 +96,7 @@ class Session:
         client: Client = module.Client(context, project=self.project, **settings)
         client.http.on_version = self._warn_of_skew
         client.http.on_servers = self._keep_servers
+        client.http.on_away = self._warn_of_away
         if self.recorder is not None:
             client.http.on_request = self.recorder.note
         elif self.debug:
@@ -139,6 +141,13 @@ class Session:
         if warning and not self._skew_reported:
             self._skew_reported = True
             self.notify(f"warning: {warning}")
+
+    def _warn_of_away(self, servers: list[str]) -> None:
+        """Warn once in a run of servers whose part of an answer is missing."""
+        if fresh := [name for name in servers if name not in self.away]:
+            self.away += fresh
+            who = f"server {fresh[0]} is" if len(fresh) == 1 else f"servers {', '.join(fresh)} are"
+            self.notify(f"warning: {who} away: what lies only there is missing")
 
     @property
     def wait_seconds(self) -> float:

@@ -16,6 +16,7 @@ from weft.client.answer import raise_problem
 from weft.client.context import Context, find_context
 from weft.client.http import Http
 from weft.client.listing import Listing, Read, fetch_list
+from weft.client.server.endpoints import JOURNAL_HEADER
 from weft.client.watch import WatchEvent, follow_forever, follow_once
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.record import Kind
@@ -262,10 +263,12 @@ class Client:
         while not self.http.closed.is_set():
             try:
                 with self.http.stream("GET", f"/v1/events?{urlencode({**asked, 'follow': '1'})}") as stream:
+                    journal = stream.headers.get(JOURNAL_HEADER, "")
                     for line in stream.lines():
                         if line:
                             record = msgspec.json.decode(line, type=dict[str, Any])
-                            asked["since"], pause = str(record["id"]), 0.1
+                            asked |= {"since": str(record["id"]), "at": str(record["at"]), "journal": journal}
+                            pause = 0.1
                             yield record
             except Unavailable:
                 pass

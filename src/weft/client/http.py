@@ -16,7 +16,7 @@ from typing import Any
 from weft.client.answer import ClientAnswer, Stream, raise_problem, read_headers
 from weft.client.connection import BROKEN, ApiConnection, ClientRequest, Lost, make_lost
 from weft.client.context import Context, is_in_clone
-from weft.client.server.endpoints import CONNECT_SECONDS, Endpoint, Endpoints
+from weft.client.server.endpoints import AWAY_HEADER, CONNECT_SECONDS, Endpoint, Endpoints
 from weft.client.server.endpoints import HEADER as SERVERS
 from weft.client.server.version_skew import HEADER
 from weft.client.tls import explain_distrust, make_tls
@@ -71,6 +71,9 @@ class Http:
         self.on_servers: Callable[[list[str]], None] = lambda others: (
             None
         )  # called when other servers than before serve
+        self.on_away: Callable[[list[str]], None] = lambda names: (
+            None
+        )  # called for an answer that lacks these servers' part
         self.on_version: Callable[[str], None] = lambda version: None  # called when the server's version is another
         self._version = ""
         # Before a request is sent; an error that it raises ends the request.
@@ -259,6 +262,8 @@ class Http:
         named = headers.get(SERVERS, "") if self._roams else ""
         if named and (others := self.endpoints.learn(named)) is not None:
             self.on_servers(others)
+        if away := headers.get(AWAY_HEADER, ""):
+            self.on_away(away.split(","))
         version = headers.get(HEADER, "")
         if version and version != self._version:
             self._version = version

@@ -3,11 +3,14 @@
 Appending never waits: a thread writes the gathered events in one transaction. The same event of the same object within ten
 minutes only raises its count; it then gets a new id, so a reader that continues from an id sees it again. Old events are
 removed. A kill may lose the last moments: no decision depends on the journal. A damaged file is put aside.
+
+Events of the fabric's other servers lie here as copies, each under an id of this journal's, so who reads it reads all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -38,12 +41,18 @@ CREATE TABLE IF NOT EXISTS event(
     uid TEXT NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS event_by_message ON event(uid, reason, message, at);
 DROP INDEX IF EXISTS event_by_object;
+CREATE INDEX IF NOT EXISTS event_by_time ON event(at);
 CREATE INDEX IF NOT EXISTS event_by_name ON event(kind, name);
 CREATE TABLE IF NOT EXISTS journal(id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS taken(source TEXT PRIMARY KEY, outbox TEXT NOT NULL, through INTEGER NOT NULL);
 """
-_SINCE_ITS_PROJECT = """id > COALESCE((SELECT MAX(made.id) FROM event AS made
-    WHERE made.kind = 'project' AND made.name = event.project AND made.reason = 'Created'), 0)"""
+_ADD_SERVER = (
+    "ALTER TABLE event ADD COLUMN server TEXT NOT NULL DEFAULT ''"  # whose event it is; '': of this server itself
+)
+# Ids stand in the order in which events happened at one server; between two servers only their clocks tell.
+_MADE = "FROM event AS made WHERE made.kind = 'project' AND made.name = event.project AND made.reason = 'Created'"
+_SINCE_ITS_PROJECT = f"""id > COALESCE((SELECT MAX(made.id) {_MADE} AND made.server = event.server), 0)
+    AND at >= COALESCE((SELECT MAX(made.first_at) {_MADE} AND made.server != event.server), 0)"""
 _log = logging.getLogger("weft.journal")
 
 
@@ -121,6 +130,37 @@ class SqliteJournal:
         stamped = [(number, self._stamp(event)) for number, event in events]
         return await asyncio.wrap_future(self._taking.put(source, outbox, stamped))
 
+    def copy(self, server: str, journal: str, records: Sequence[Record]) -> None:
+        """Keep copies of another server's own events, at least one, in the order of their ids there; one that came before is
+        replaced. Waits for the disk. Raises sqlite3.Error, and keeps none then."""
+        connection = self._open()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for one in records:
+                same = (server, one.object.uid, one.reason, one.message, one.first_at)
+                connection.execute(
+                    "DELETE FROM event WHERE server = ? AND uid = ? AND reason = ? AND message = ? AND first_at = ?",
+                    same,
+                )
+                event = Event(one.type, one.reason, shorten(one.message, _LONGEST_MESSAGE), one.object, one.source)
+                self._add(connection, _Gathered(one.first_at, one.at, event, one.count), server)
+            through = records[-1].id
+            connection.execute(
+                "INSERT OR REPLACE INTO taken VALUES (?, ?, ?)", (_name_source(server), journal, through)
+            )
+            self._note_added(connection, len(records))
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+
+    def find_copied(self, server: str) -> tuple[str, int]:
+        """The journal of that server that was copied last, and the id up to which it was; "" and 0: none."""
+        with self._lock:
+            row = self._reading.execute(
+                "SELECT outbox, through FROM taken WHERE source = ?", (_name_source(server),)
+            ).fetchone()
+        return (str(row[0]), int(row[1])) if row is not None else ("", 0)
+
     def _take_together(self, batches: Sequence[EventBatch]) -> list[int]:
         """Keep the batches in one commit; one that can't be kept takes nothing of the others."""
         try:
@@ -167,12 +207,20 @@ class SqliteJournal:
         return event.at if event.at is not None else self._clock.now(), event
 
     def read(
-        self, *, since: int | None = None, about: str = "", projects: Collection[str] | None = None, limit: int = 1000
+        self,
+        *,
+        since: int | None = None,
+        about: str = "",
+        projects: Collection[str] | None = None,
+        limit: int = 1000,
+        own: bool = False,
     ) -> list[Record]:
         """Records after id ``since``, oldest first; without it the newest ``limit``, oldest first. ``about`` is kind,
         kind/name or kind/project/name ("-" for no project). ``projects``: only of their objects, and nothing from before such a
-        project was created: an earlier one of its name was others'."""
+        project was created: an earlier one of its name was others'. ``own``: no copies of other servers' events."""
         conditions, values = _conditions(about)
+        if own:
+            conditions = [*conditions, "server = ''"]
         if projects is not None:
             named = sorted(projects)
             conditions = [*conditions, f"project IN ({', '.join('?' * len(named))})", _SINCE_ITS_PROJECT]
@@ -180,20 +228,18 @@ class SqliteJournal:
         if since is not None:
             conditions, values = [*conditions, "id > ?"], [*values, since]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        order = "ASC" if since is not None else "DESC"
+        order = "id ASC" if since is not None else "at DESC, id DESC"  # a copy may come long after its event
         with self._lock:
             rows = self._reading.execute(
-                f"SELECT {_COLUMNS} FROM event{where} ORDER BY id {order} LIMIT ?",  # noqa: S608 (all of these are ours)
+                f"SELECT {_COLUMNS} FROM event{where} ORDER BY {order} LIMIT ?",  # noqa: S608 (all of these are ours)
                 [*values, limit],
             ).fetchall()
         records = [_record(row) for row in rows]
         return records if since is not None else records[::-1]
 
-    async def read_soon(
-        self, *, since: int | None = None, about: str = "", projects: Collection[str] | None = None, limit: int = 1000
-    ) -> list[Record]:
+    async def read_soon(self, **selection: Any) -> list[Record]:
         """``read``, off the loop."""
-        return await asyncio.to_thread(self.read, since=since, about=about, projects=projects, limit=limit)
+        return await asyncio.to_thread(self.read, **selection)
 
     def read_id(self) -> str:
         """The journal's own: another file, also one that replaces a damaged one, has another."""
@@ -214,6 +260,12 @@ class SqliteJournal:
         with self._lock:
             row = self._reading.execute(f"SELECT max(id) FROM event{where}", values).fetchone()  # noqa: S608 (ours)
         return int(row[0] or 0)
+
+    def find_place(self, at: float) -> int:
+        """The id after which all events lie that happened at ``at`` (unix seconds) or later, and perhaps some others."""
+        with self._lock:
+            row = self._reading.execute("SELECT min(id) FROM event WHERE at >= ?", (at,)).fetchone()
+        return int(row[0]) - 1 if row[0] is not None else self.find_newest()
 
     def flush(self) -> None:
         """Return once all appended events are written (or given up)."""
@@ -261,6 +313,9 @@ class SqliteJournal:
             connection.execute(f"PRAGMA journal_size_limit={_LOG_FILE_BYTES}")
             connection.execute("PRAGMA cache_size=-1000")
             connection.executescript(_SCHEMA)
+            if not any(row[1] == "server" for row in connection.execute("PRAGMA table_info(event)")):
+                with contextlib.suppress(sqlite3.OperationalError):  # another process has just added it
+                    connection.execute(_ADD_SERVER)
         except BaseException:
             connection.close()
             raise
@@ -300,29 +355,25 @@ class SqliteJournal:
         for first_at, at, event, times in _fold(events):
             same = connection.execute(
                 "SELECT id, first_at, count FROM event WHERE uid = ? AND reason = ? AND message = ? AND at > ? AND at < ?"
-                " ORDER BY id DESC LIMIT 1",
+                " AND server = '' ORDER BY id DESC LIMIT 1",
                 (event.object.uid, event.reason, event.message, first_at - FOLD_SECONDS, at + FOLD_SECONDS),
             ).fetchone()
             if same is not None:
                 connection.execute("DELETE FROM event WHERE id = ?", (same[0],))
                 first_at, times = same[1], same[2] + times
-            connection.execute(
-                f"INSERT INTO event({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 (ours)
-                (
-                    first_at,
-                    at,
-                    event.type,
-                    event.reason,
-                    event.message,
-                    event.object.kind,
-                    event.object.project,
-                    event.object.name,
-                    event.object.uid,
-                    event.source,
-                    times,
-                ),
-            )
-        self._appended += len(events)
+            self._add(connection, _Gathered(first_at, at, event, times), "")
+        self._note_added(connection, len(events))
+
+    def _add(self, connection: sqlite3.Connection, one: _Gathered, server: str) -> None:
+        of = one.event.object
+        values = (one.first_at, one.at, one.event.type, one.event.reason, one.event.message)
+        connection.execute(
+            f"INSERT INTO event({_COLUMNS}, server) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 (ours)
+            (*values, of.kind, of.project, of.name, of.uid, one.event.source, one.times, server),
+        )
+
+    def _note_added(self, connection: sqlite3.Connection, count: int) -> None:
+        self._appended += count
         if self._appended >= self._trim_every:
             self._appended = 0
             self._trim(connection)
@@ -349,6 +400,11 @@ def _fold(events: Sequence[tuple[float, Event]]) -> list[_Gathered]:
                 ended.append(before)
             folded[same] = _Gathered(at, at, event, 1)
     return sorted([*ended, *folded.values()], key=lambda one: one.at)
+
+
+def _name_source(server: str) -> str:
+    """A server among the sources of events: no node's uid looks like it."""
+    return f"server:{server}"
 
 
 def _conditions(about: str) -> tuple[list[str], list[Any]]:

@@ -320,4 +320,4 @@ def test_looking_for_the_same_event_reads_no_others_of_its_object(tmp_path: Path
     with sqlite3.connect(path) as now:
         indexes = [name for (name,) in now.execute("SELECT name FROM sqlite_schema WHERE type = 'index' ORDER BY name")]
         assert now.execute("SELECT count FROM event WHERE message = 'restart 7'").fetchall() == [(2,)]
-    assert [one for one in indexes if one.startswith("event")] == ["event_by_message", "event_by_name"]
+    assert [one for one in indexes if one.startswith("event")] == ["event_by_message", "event_by_name", "event_by_time"]

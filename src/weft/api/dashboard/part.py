@@ -156,8 +156,7 @@ class EventsPart:
         boards, now = self._context.boards, self._context.clock.elapsed()
         if now - boards.events_at >= _POLL_SECONDS * 0.9:
             boards.events_at = now
-            newest = await self._context.journal.read_soon(limit=1)
-            boards.newest_event = newest[-1].id if newest else 0
+            boards.newest_event = await asyncio.to_thread(self._context.journal.find_newest)
         return boards.newest_event
 
     def close(self) -> None:

@@ -234,6 +234,18 @@ def read_count(query: Mapping[str, str], name: str, default: int, most: int) -> 
     return int(text)
 
 
+def read_seconds(query: Mapping[str, str], name: str, default: float) -> float:
+    """A parameter that is a number of seconds. Raises InvalidInput."""
+    text = query.get(name)
+    try:
+        number = default if text is None else float(text[:40])
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number < 1e11:
+        raise InvalidInput(f"query parameter {name}: {(text or '')[:40]!r} is not a number of seconds", field=name)
+    return number
+
+
 def json_answer(content: Any, status: int = 200) -> Answer:
     return Answer(status, _encoder.encode(content), JSON)
 

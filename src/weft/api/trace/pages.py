@@ -11,7 +11,7 @@ import msgspec
 from weft.api.auth.authorise import require_permission, require_person
 from weft.api.context import ApiContext
 from weft.api.node.join import require_own
-from weft.api.request.call import Call, json_answer, read_count
+from weft.api.request.call import Call, json_answer, read_count, read_seconds
 from weft.api.route import Route, Topic
 from weft.api.trace.node_spans import is_guest_s, read_spans
 from weft.contracts.trace.context import is_trace_id
@@ -70,8 +70,8 @@ async def list_(context: ApiContext, call: Call) -> Answer:
         call.actor.require_somewhere("trace:list", "list traces")
     query = call.query("project", "since", "slow", "object", "limit")
     now = context.clock.now()
-    since = _read_number(query, "since", now - DEFAULT_SINCE_SECONDS)
-    slow = _read_number(query, "slow", 0.0)
+    since = read_seconds(query, "since", now - DEFAULT_SINCE_SECONDS)
+    slow = read_seconds(query, "slow", 0.0)
     limit = read_count(query, "limit", 0, _MOST) or _PAGE
     store, may_see = _require_store(context), _make_filter(call.actor, "list")
 
@@ -153,18 +153,6 @@ def _make_filter(actor: Actor, verb: str) -> Callable[[Span], bool]:
         return found
 
     return sees
-
-
-def _read_number(query: dict[str, str], name: str, default: float) -> float:
-    """Seconds."""
-    text = query.get(name)
-    try:
-        number = default if text is None else float(text[:40])
-    except ValueError:
-        number = -1.0
-    if not 0.0 <= number < 1e11:
-        raise InvalidInput(f"query parameter {name}: {(text or '')[:40]!r} is not a number of seconds", field=name)
-    return number
 
 
 ROUTES = (

@@ -13,6 +13,8 @@ from weft.objects.errors import WeftError
 from weft.objects.identity import SERVER_NAME
 
 HEADER = "weft-servers"  # of answers of a server that isn't the only one: the URLs of all that serve
+AWAY_HEADER = "weft-servers-away"  # of answers in which the part of these servers is missing: their names
+JOURNAL_HEADER = "weft-journal"  # of answers with events: whose ids they have
 MOST = 9
 CONNECT_SECONDS = 2.0  # to one of several
 

@@ -56,7 +56,11 @@ class OtherServers:
         self._own, self._authority, self._find, self._clock = own, authority, find, clock
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}  # by name
-        self._resting: dict[str, float] = {}  # until when
+        self._resting: dict[str, tuple[str, float]] = {}  # by name: its URL, and until when
+
+    def list_all(self) -> list[str]:
+        """Their names."""
+        return list(self._list())
 
     def list_serving(self) -> list[str]:
         """The names of those that serve, as far as the store says."""
@@ -130,11 +134,14 @@ class OtherServers:
 
     def _require_awake(self, name: str) -> None:
         """Raise Unavailable for a server that needn't be asked."""
-        if not self._list().get(name) or self._resting.get(name, 0.0) > self._clock.elapsed():
-            raise _be_away(name, "it sends no heartbeat" if not self._list().get(name) else "it didn't answer just now")
+        url, (former, until) = self._list().get(name, ""), self._resting.get(name, ("", 0.0))
+        if not url:
+            raise _be_away(name, "it sends no heartbeat")
+        if url == former and self._clock.elapsed() < until:
+            raise _be_away(name, "it didn't answer just now")
 
     def _rest(self, name: str, problem: Exception) -> Unavailable:
-        self._resting[name] = self._clock.elapsed() + REST_SECONDS
+        self._resting[name] = self._list().get(name, ""), self._clock.elapsed() + REST_SECONDS
         return _be_away(name, problem.message if isinstance(problem, WeftError) else "it didn't answer in time")
 
     def _find_line(self, name: str) -> _Line | None:
