@@ -16,7 +16,7 @@ from weft.api.admission.commit import retry, settle
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
-from weft.client.context import Context, read_context, refuse_other_server, write_context
+from weft.client.context import Context, hash_ca, read_context, refuse_other_server, write_context
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put
 from weft.kinds.alert_rule import ALERT_RULE
 from weft.kinds.fields.alert import defaults
@@ -24,13 +24,15 @@ from weft.kinds.network import NETWORK
 from weft.kinds.project import PROJECT, ProjectSpec
 from weft.kinds.token import TOKEN
 from weft.objects.envelope import decode_envelope, decode_part
-from weft.objects.errors import WeftError
+from weft.objects.errors import InUse, WeftError
 from weft.objects.identity import FABRIC, kind_prefix, object_key
+from weft.protocol.server.presence import LEASE_PREFIX
 from weft.trust.tokens import make_token, make_token_id, parse_token, verify_secret
 
 DEFAULT_CIDR = "10.214.0.0/20"
 _LABEL = "weft/bootstrap"  # of the fabric's own tokens: for whom
 _SERVER_LABEL = "weft/server"  # … and which server made it: it leaves those of others alone
+_OWNER = f"/fabric/{FABRIC}/ca"  # the store's key of the digest
 _GIVEN = f"/defaultrules/{FABRIC}/given"  # the store's key of the names of the default rules that there were, as JSON
 
 
@@ -39,9 +41,27 @@ async def bootstrap(
 ) -> None:
     """Create the first project, network (with ``cidr``) and alert rules if the store is new, and an admin's context for ``server``
     in ``context_path``. ``name``: of this server among those of the fabric."""
+    await retry(context, lambda: _mark_store(context))
     await retry(context, lambda: _make_default(context, cidr))
     await retry(context, lambda: _offer_rules(context))
     await _write_admin_context(context, context_path, server, name)
+
+
+async def _mark_store(context: ApiContext) -> None:
+    """Write down whose store it is, by the digest of the fabric's CA certificate. Raises InUse while a server of another fabric
+    serves it."""
+    mark, own = await context.store.get(_OWNER), hash_ca(context.authority.ca).encode()
+    if mark is not None and mark.value == own:
+        return
+    if mark is not None and (serving := await context.store.leases(LEASE_PREFIX)):
+        names = ", ".join(lease.name.removeprefix(LEASE_PREFIX) for lease in serving)
+        raise InUse(
+            f"the store holds the objects of another fabric, whose server {names} serves: its CA's certificate isn't this one's",
+            hint="give this server another --store; to make it a server of that fabric, weft server join",
+        )
+    await context.store.commit(
+        [Put(_OWNER, own)], [Absent(_OWNER) if mark is None else AtRevision(_OWNER, mark.revision)]
+    )
 
 
 async def _make_default(context: ApiContext, cidr: str) -> None:

@@ -53,6 +53,7 @@ from weft.store.memory import MemoryStore
 from weft.trust.enrolment import enrolment_key
 from weft.trust.seal import unseal
 
+OWNER = "/fabric/-/ca"  # whose store it is
 FIRST_RULE = "/alertrule/fabric/backup-failed"  # the others stay, so that one commit is enough for all
 VMS = "/v1/projects/default/vms"
 SETTLE = "api/admission/commit.py settle"
@@ -159,11 +160,13 @@ RELIES_ON = {
     "begin_anew_with_an_empty_store": {
         SETTLE: "token absent",
         "api/bootstrap.py _commit": "alertrule absent, defaultrules absent, network absent, project absent",
+        "api/bootstrap.py _mark_store": "fabric absent",
         "api/bootstrap.py _drop_old": "| token",  # whatever held it is gone
     },
     "begin_with_a_newer_rule": {
         SETTLE: "token absent",
         "api/bootstrap.py _commit": "alertrule absent, defaultrules at, project at",
+        "api/bootstrap.py _mark_store": "fabric at",
         "api/bootstrap.py _drop_old": "| token",
     },
     "find_objects_of_an_older_weft": {"api/upgrade.py _upgrade_entry": "elder at"},
@@ -653,14 +656,16 @@ def stand_in_a_network(lab: ApiLab, number: int) -> None:
 
 def begin_anew_with_an_empty_store(lab: ApiLab, number: int) -> None:
     lab.run(lab.store.commit([Delete("/project/-/default"), Delete("/network/default/default")]))
-    lab.run(lab.store.commit([Delete(key) for key in ("/defaultrules/-/given", "/project/-/fabric", FIRST_RULE)]))
+    lab.run(
+        lab.store.commit([Delete(key) for key in ("/defaultrules/-/given", OWNER, "/project/-/fabric", FIRST_RULE)])
+    )
     _keep_token(lab)
     lab.run(bootstrap(lab.api, lab.folder / f"context{number}.json", lab.context.server))
     assert lab.stored("/network/default/default") is not None
 
 
 def begin_with_a_newer_rule(lab: ApiLab, number: int) -> None:
-    lab.run(lab.store.commit([Put("/defaultrules/-/given", b"[]"), Delete(FIRST_RULE)]))
+    lab.run(lab.store.commit([Put("/defaultrules/-/given", b"[]"), Put(OWNER, b"former"), Delete(FIRST_RULE)]))
     lab.run(bootstrap(lab.api, lab.folder / f"context{number}.json", lab.context.server))
     assert lab.stored(FIRST_RULE) is not None
 
@@ -809,5 +814,9 @@ async def test_what_the_gateway_writes_of_a_function_is_refused_when_somebody_ha
 def test_whoever_writes_to_the_store_is_walked_by_these_tests() -> None:
     files = {str(Path(file).relative_to(SOURCE)) for file, _ in find_calls(("",), is_store_commit)}
     others = {file for file in files if file.partition("/")[0] not in ("api", "gateway")}
-    others -= {"informer/leader_lease.py", "store/remote/server.py"}  # the controllers' own, and what passes commits on
+    others -= {
+        "informer/leader_lease.py",
+        "store/remote/server.py",
+        "store/switch.py",
+    }  # the controllers' own, and what passes on
     assert not others, f"{others}: a MeddlingStore must see their commits; {REMEDY}"

@@ -111,7 +111,7 @@ class Fabric:
     def join(self, number: int, by: str = "s1") -> None:
         """Let server sNUMBER join, and wait until it serves and its member has a vote."""
         name, client = f"s{number}", self.client(by)
-        token = make_token(client, f"for-{name}")
+        token = make_token(client, f"for-{name}-{random.randbytes(3).hex()}")
         join(self.folder / name, self.servers[by].url, token, hash_ca(self.context.ca), name, self.place(number))
         self._start(number)
         until(lambda: b'"has_vote": true' in (self.folder / name / "etcd" / "member.json").read_bytes())

@@ -12,10 +12,11 @@ from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
 from tests.scenario.server.servers_lab import Server, make_token, read_servers, run_weft, tried
 from tests.scenario.server.test_server_log import until
 
+import weft
 from weft.client.context import Context, hash_ca, read_context
 from weft.launch.server.membership.join import join
 from weft.launch.server.membership.keys import read_keys
-from weft.objects.errors import AlreadyExists, InUse, InvalidInput, NotAuthenticated, Unavailable
+from weft.objects.errors import AlreadyExists, IllegalTransition, InUse, InvalidInput, NotAuthenticated, Unavailable
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
 
@@ -28,7 +29,9 @@ def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
     server.end()
 
 
-def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(tmp_path: Path, etcd: EtcdServer) -> None:
+def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(
+    tmp_path: Path, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = Server(tmp_path / "one", "--store", f"etcd://{etcd.endpoint}")
     with ExitStack() as stack:
         stack.callback(first.kill)
@@ -48,6 +51,9 @@ def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(tmp_path: Pat
             with pytest.raises(problem):
                 join(other, first.url, *wrong)
             assert {path.name for path in other.glob("*")} <= {"server.lock"}
+        with monkeypatch.context() as newer, pytest.raises(IllegalTransition, match="this fabric runs weft"):
+            newer.setattr(weft, "__version__", "99.1.0")
+            join(other, first.url, token, digest, "s2")
         assert join(other, first.url, token, digest, "s2") == "s2"
         with pytest.raises(NotAuthenticated, match="it lets one server join"):  # whoever has seen it since
             join(other, first.url, token, digest, "s2")
@@ -65,6 +71,12 @@ def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(tmp_path: Pat
         assert read_keys(first.state, "etcd://x:1").files == read_keys(other, "etcd://x:1").files
         assert {oct(path.stat().st_mode & 0o777) for path in other.glob("*.key")} == {"0o600"}
         assert "files" not in json.dumps(client.get("token", "once")) and token not in first.state.name
+
+        refused = Server(tmp_path / "foreign", "--store", f"etcd://{etcd.endpoint}")  # with a CA of its own
+        stack.callback(refused.kill)
+        until(lambda: "the store holds the objects of another fabric, whose server s1 serves" in refused.read_log())
+        refused.kill()
+        assert not (tmp_path / "foreign" / "context.json").exists()
 
         second = Server(other)
         stack.callback(second.kill)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from tests.conformance.store.etcd_server import PROGRAM
-from tests.scenario.server.servers_lab import Fabric, fabric_in, make_token, read_servers, tried
+from tests.scenario.server.servers_lab import WEFT, Fabric, fabric_in, make_token, read_servers, tried
 from tests.scenario.server.test_server_log import until
 
 from weft.client.context import hash_ca
@@ -89,6 +91,36 @@ def test_any_of_three_servers_may_be_killed_given_up_and_replaced(tmp_path: Path
         fabric.servers["s2"].start()  # it was removed: nobody takes it back
         until(lambda: "server s2 was removed from its fabric" in fabric.servers["s2"].read_log())
         assert "s2" not in read_servers(first)
+
+
+def run_restore(state: Path, file: Path) -> subprocess.CompletedProcess[str]:
+    words = [*WEFT, "server", "restore", str(file), "--state", str(state)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_backup_comes_back_with_one_server_and_the_others_join_it_again(tmp_path: Path) -> None:
+    with fabric_in(tmp_path) as fabric:
+        fabric.begin()
+        fabric.join(2)
+        fabric.client("s1").create({"kind": "volume", "name": "before", "spec": {"size": "1G"}})
+        file = tmp_path / "saved"
+        subprocess.run([*WEFT, "server", "backup", str(file), "--state", str(tmp_path / "s2")], check=True)
+        fabric.client("s1").create({"kind": "volume", "name": "after", "spec": {"size": "1G"}})
+        fabric.servers["s1"].kill()
+        refused = run_restore(tmp_path / "s1", file)
+        assert refused.returncode and "server s2 runs: its member of the store answers" in refused.stderr
+        fabric.servers["s2"].kill()
+        done = run_restore(tmp_path / "s1", file)
+        assert done.returncode == 0, done.stderr
+        assert "Let s2 join it again" in done.stderr and "etcd/data.replaced" in done.stderr
+        fabric.servers["s1"].start()
+        first = fabric.client("s1")
+        until(lambda: tried(lambda: read_servers(first)["s2"][0] == "NotReady"))
+        assert [one["name"] for one in first.list("volume").items] == ["before"]
+        first.delete("server", "s2")
+        shutil.rmtree(tmp_path / "s2")
+        fabric.join(2)
+        assert [one["name"] for one in fabric.client("s2").list("volume").items] == ["before"]
 
 
 def test_what_a_fabric_of_members_refuses(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import asyncio
 
 import msgspec
 
+import weft
 from weft.api.admission.commit import retry
 from weft.api.context import ApiContext, TokenFacts
 from weft.api.request.call import Call, Change, json_answer
@@ -17,7 +18,7 @@ from weft.contracts.store import Absent, AtRevision, Put
 from weft.kinds.server import SERVER, ServerMarks, ServerSpec, ServerStatus
 from weft.kinds.token import SERVER_USE, TokenStatus
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
-from weft.objects.errors import AlreadyExists, Forbidden, NotAuthenticated, WeftError
+from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, NotAuthenticated, WeftError
 from weft.objects.identity import check_name, object_key
 from weft.objects.schema import read_strict
 from weft.protocol.server.join import PATH, MemberPlace, ServerJoinAnswer, ServerJoinInput, name_use
@@ -38,6 +39,7 @@ async def join(context: ApiContext, call: Call) -> Answer:
     call.query()
     given = read_strict(await call.read_object(), ServerJoinInput, "")
     check_name(given.name, "name")
+    _refuse_release(given.release)
     place = read_member(context, given.member)
     keys = await asyncio.to_thread(context.read_keys)
     await _check_use(context, call.actor.id, given)  # before the store takes a member in
@@ -56,6 +58,16 @@ async def join(context: ApiContext, call: Call) -> Answer:
     use = name_use(given)
     sealed = seal(derive_key(shown.secret.encode(), use), msgspec.json.encode(keys), use)
     return json_answer(ServerJoinAnswer(sealed))
+
+
+def _refuse_release(release: str) -> None:
+    """Raise IllegalTransition for another release than this server's, but for its third number: the newer one of two rewrites
+    objects, and the older one can't change those any more."""
+    if release and release.split(".")[:2] != weft.__version__.split(".")[:2]:
+        raise IllegalTransition(
+            f"this fabric runs weft {weft.__version__}, and the new server {release}",
+            hint=f"install weft {weft.__version__} there, and upgrade all servers after it has joined",
+        )
 
 
 async def _require_use(context: ApiContext, token_id: str) -> None:

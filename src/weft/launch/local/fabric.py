@@ -33,7 +33,17 @@ from weft.launch.local.ceph.supervisor import supervisor_command
 from weft.launch.local.daemon import Daemon
 from weft.launch.local.node import AgentCommand
 from weft.launch.local.processes import inspect_processes, is_weft
-from weft.launch.local.topology import ETCD, MEMBERS, NODE_LINK, SQLITE, Node, Topology
+from weft.launch.local.topology import (
+    ETCD,
+    MEMBERS,
+    NODE_LINK,
+    SQLITE,
+    Node,
+    Topology,
+    server_address,
+    server_state_dir,
+    server_url,
+)
 from weft.launch.local.up import Fabric, Work
 from weft.launch.store.member import read_member
 from weft.objects.errors import DriverFailed, NotFound, TimedOut, Unavailable, WeftError
@@ -88,7 +98,7 @@ def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list
 def plan_server(topology: Topology, server: Node | None, server_options: Sequence[str]) -> tuple[str, ...]:
     """The command line of the only server (None), or one of several."""
     state = Path(topology.state_dir)
-    home, name = (state / "server", "s1") if server is None else (topology.server_state_dir(server), server.name)
+    home, name = (state / "server", "s1") if server is None else (server_state_dir(topology, server), server.name)
     places = ("127.0.0.1", topology.gateway_address) if server is None else (server.address,)
     # Its administrator's token is the first server's: any server knows it.
     context = ("--context", str(state / CONTEXT_FILE)) if server in (None, *topology.servers[:1]) else ()
@@ -111,14 +121,14 @@ def plan_server(topology: Topology, server: Node | None, server_options: Sequenc
 
 def is_prepared(topology: Topology, server: Node) -> bool:
     """Whether one of several servers has begun the fabric or joined it."""
-    return (Path(topology.server_state_dir(server)) / "store.url").exists()
+    return (Path(server_state_dir(topology, server)) / "store.url").exists()
 
 
 async def prepare_server(topology: Topology, server: Node) -> None:
     """Let one of several servers begin the fabric, if it is the first, or join it by the first, unless it has."""
     if is_prepared(topology, server):
         return
-    home = topology.server_state_dir(server)
+    home = server_state_dir(topology, server)
     own = ("--state", home, "--server", server.name, "--member", server.address)
     if server == topology.servers[0]:
         await _run_weft(f"server {server.name} could not begin", weft("server", "init", *own))
@@ -162,8 +172,8 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
     socket = containerd_socket(topology, node)
     argv = (
         *(sys.executable, *LEAN, *weft("agent", node.name, "--state", str(state))),
-        *("--server", topology.server_url),
-        *("--gateway", f"{topology.server_address}:{topology.gateway_port}"),
+        *("--server", server_url(topology)),
+        *("--gateway", f"{server_address(topology)}:{topology.gateway_port}"),
         *("--run-dir", topology.node_run_dir(node)),
         *("--link-prefix", topology.link_prefix),
         *("--underlay-address", node.address, "--underlay-link", NODE_LINK),
@@ -213,7 +223,7 @@ async def _join(
         ),
     )
     argv = weft(
-        *verb, topology.server_url, "--token-file", "/dev/stdin",
+        *verb, server_url(topology), "--token-file", "/dev/stdin",
         "--ca-sha256", hashlib.sha256(ssl.PEM_cert_to_DER_cert(context.ca)).hexdigest(), *own,
     )  # fmt: skip
     # By stdin: a command line is everybody's to read.
@@ -240,18 +250,18 @@ async def wait_server(topology: Topology, clock: Clock) -> str:
     def answer(client: Client) -> bool:
         phases = {one["name"]: one["status"].get("phase") for one in client.list("server").items}
         for server in joined:
-            own = Client(msgspec.structs.replace(client.context, server=topology.url_of(server), others=[]))
+            own = Client(msgspec.structs.replace(client.context, server=server_url(topology, server), others=[]))
             try:
                 own.list("project")
             finally:
                 own.close()
-            if phases.get(server.name) != "Ready" or not read_member(Path(topology.server_state_dir(server))).has_vote:
+            if phases.get(server.name) != "Ready" or not read_member(Path(server_state_dir(topology, server))).has_vote:
                 return False
         return True
 
     await _until(clock, "all servers answer", topology, answer)
     names = " ".join(server.name for server in joined)
-    return f"{names}, {topology.server_url} and so on, store {STORES[topology.store]} in .weft/"
+    return f"{names}, {server_url(topology)} and so on, store {STORES[topology.store]} in .weft/"
 
 
 async def wait_nodes(topology: Topology, clock: Clock) -> str:
@@ -372,7 +382,7 @@ def plan_closing(topology: Topology) -> str:
 
 def find_shown(topology: Topology) -> str:
     """The URL of the API for people on this machine."""
-    return topology.server_url if topology.servers else f"https://127.0.0.1:{topology.api_port}"
+    return server_url(topology) if topology.servers else f"https://127.0.0.1:{topology.api_port}"
 
 
 def weft(*words: str) -> tuple[str, ...]:

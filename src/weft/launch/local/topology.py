@@ -84,20 +84,6 @@ class Topology(msgspec.Struct, frozen=True):
         return str(ipaddress.ip_network(self.underlay)[1])
 
     @property
-    def server_address(self) -> str:
-        """The address where nodes reach a server, the first one of several."""
-        return self.servers[0].address if self.servers else self.gateway_address
-
-    @property
-    def server_url(self) -> str:
-        """The URL of its API, for processes of this machine and for all nodes."""
-        return f"https://{self.server_address}:{self.api_port}"
-
-    def url_of(self, server: Node) -> str:
-        """The URL of the API of one of several servers."""
-        return f"https://{server.address}:{self.api_port}"
-
-    @property
     def nft_table(self) -> str:
         return f"weft_{self.id}"
 
@@ -108,9 +94,6 @@ class Topology(msgspec.Struct, frozen=True):
     def veth_of(self, node: Node) -> str:
         """The host's end of the wire to ``node``; the node's end is NODE_LINK."""
         return f"{self.link_prefix}{node.name}"
-
-    def server_state_dir(self, server: Node) -> str:
-        return f"{self.state_dir}/servers/{server.name}"
 
     def node_state_dir(self, node: Node) -> str:
         return f"{self.state_dir}/nodes/{node.name}"
@@ -129,6 +112,21 @@ class Topology(msgspec.Struct, frozen=True):
     def node_address(self, node: Node) -> str:
         """The node's address with its prefix length."""
         return f"{node.address}/{ipaddress.ip_network(self.underlay).prefixlen}"
+
+
+def server_address(topology: Topology) -> str:
+    """The address where nodes reach a server, the first one of several."""
+    return topology.servers[0].address if topology.servers else topology.gateway_address
+
+
+def server_url(topology: Topology, server: Node | None = None) -> str:
+    """The URL of a server's API, for processes of this machine and for all nodes; without ``server`` that of the first."""
+    return f"https://{server_address(topology) if server is None else server.address}:{topology.api_port}"
+
+
+def server_state_dir(topology: Topology, server: Node) -> str:
+    """The state folder of one of several servers."""
+    return f"{topology.state_dir}/servers/{server.name}"
 
 
 def run_dir_of(cluster_id: str) -> str:

@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 import weft
@@ -29,8 +29,9 @@ from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.process.amounts import Parser
 from weft.launch.server.backup_repository import ServerBackups, is_repository
 from weft.launch.server.lock import hold_server
-from weft.launch.store.engine import SQLITE, make_store, recall_store, refill_store, remember_store, running
-from weft.objects.errors import InvalidInput, NotFound, WeftError
+from weft.launch.store.engine import MEMBERS, SQLITE, make_store, recall_store, refill_store, remember_store, running
+from weft.launch.store.member import begin_member, read_member
+from weft.objects.errors import InUse, InvalidInput, NotFound, WeftError
 from weft.objects.quantity import format_bytes, parse_period
 from weft.store.backup import Backup, read_backup, write_backup
 from weft.store.remote import RemoteStore
@@ -39,6 +40,7 @@ FILES = ("ca.crt", "ca.key")  # what can't be recreated, unlike the rest of the 
 BLOBS = "images"  # of which only functions' code can't be fetched again
 EVENTS = "gateway/events.db"  # functions' events that wait
 MOST_SHOWN = 5  # names
+ASK_SECONDS = 1.0
 SEAL = "seal.key"  # likewise, where something was sealed
 
 
@@ -200,6 +202,7 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with hold_server(state):
         before = _list_replaced(state)
+        others = await _begin_members(state) if options.store == MEMBERS else []
         backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
         entries = hold_restored(backup.entries, clock.now())
         await refill_store(options.store, state, clock, entries, backup.header.revision)
@@ -220,6 +223,12 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
         "Start the server again: guests keep running. weft doctor lists those that are not in the backup.",
         file=sys.stderr,
     )
+    if others:
+        print(
+            f"The store has this server's member only. Let {' '.join(others)} join it again: remove the --state folder of each;"
+            " then weft server delete NAME, and weft token create --use server.",
+            file=sys.stderr,
+        )
     for link, names in list_unknown(backup.entries).items():
         shown = ", ".join(names[:MOST_SHOWN]) + (
             f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
@@ -232,8 +241,23 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     return 0
 
 
+async def _begin_members(state: Path) -> list[str]:
+    """Begin a store anew whose only member is this server's; the names of the servers that had the others. Raises InUse while one
+    of those runs: it would have the former objects."""
+    member = read_member(state)
+    for name, place in member.others.items():
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(ASK_SECONDS):
+                _, writer = await asyncio.open_connection(place.host, place.port)
+            writer.close()
+            raise InUse(f"server {name} runs: its member of the store answers at {place.client}", hint="stop it first")
+    begin_member(state, member.name, member.place)
+    return list(member.others)
+
+
 def _list_replaced(state: Path) -> set[str]:
-    return {path.name for path in state.glob("*.replaced*") if not path.name.endswith("-wal")}
+    found = [*state.glob("*.replaced*"), *state.glob("etcd/*.replaced*")]
+    return {str(path.relative_to(state)) for path in found if not path.name.endswith("-wal")}
 
 
 def _describe(backup: Backup) -> str:

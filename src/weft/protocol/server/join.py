@@ -62,9 +62,8 @@ class ServerJoinInput(msgspec.Struct, frozen=True):
 
     name: str
     uid: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]  # of the new server's state folder
-    member: Annotated[str, msgspec.Meta(max_length=64)] = (
-        ""  # where its member of the store will be, like 10.0.0.2:2379
-    )
+    member: Annotated[str, msgspec.Meta(max_length=64)] = ""  # address of its member of the store, like 10.0.0.2:2379
+    release: Annotated[str, msgspec.Meta(max_length=64)] = ""  # that it runs
 
 
 class ServerJoinAnswer(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ from weft.kinds.cluster import CLUSTER
 from weft.launch.local.down import CACHE, WEST, find_second, place_second
 from weft.launch.local.fabric import POLL_SECONDS, READY_SECONDS, ensure_image, weft_fabric
 from weft.launch.local.progress import Progress
-from weft.launch.local.topology import Topology
+from weft.launch.local.topology import Topology, server_url
 from weft.launch.local.up import up
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, TimedOut, WeftError
 
@@ -91,7 +91,7 @@ def link(first: Topology, second: Topology) -> None:
 
 def find_url(topology: Topology) -> str:
     """Find the URL of its API server for processes of this machine, and for the nodes of both clusters."""
-    return topology.server_url
+    return server_url(topology)
 
 
 def _is_there(client: Client, name: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+import weft
 from weft.client.answer import ClientAnswer, raise_problem
 from weft.client.context import Context
 from weft.client.http import Http
@@ -95,7 +96,7 @@ def join(state: Path, url: str, token: str, ca_sha256: str, name: str, member: M
         refuse_another(state, ca)
         is_new = not (state / FILE).exists()
         identity = keep_identity(state, name)
-        given = ServerJoinInput(identity.name, identity.uid, "" if member is None else member.client)
+        given = ServerJoinInput(identity.name, identity.uid, "" if member is None else member.client, weft.__version__)
         try:
             answer = _ask(Context(server=url, ca=ca, token=token, server_name=SERVER_NAME), given)
         except WeftError:
