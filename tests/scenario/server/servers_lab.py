@@ -31,7 +31,8 @@ class Server:
     def __init__(self, state: Path, *options: str, host: str = "127.0.0.1") -> None:
         ports = free_ports(3)
         places = zip(("--listen", "--gateway", "--functions"), ports, strict=True)
-        self.url, self.gateway = f"https://{host}:{ports[0]}", f"{host}:{ports[1]}"
+        self.url = f"https://{host}:{ports[0]}"
+        self.gateway, self.functions = f"{host}:{ports[1]}", f"{host}:{ports[2]}"
         self.state = state
         self._words = [
             *(*WEFT, "server", "--state", str(state), "--metrics", "off", *options),

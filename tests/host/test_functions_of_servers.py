@@ -1,0 +1,104 @@
+"""A function with real instances, invoked at the gateways of two servers over a real etcd, the first of which is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import tempfile
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.scenario.server.servers_lab import Server
+from tests.scenario.several_servers_lab import Fabric, start_fabric
+
+from weft.images.recipes import ensure_bundle
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)"),
+]
+CODE = """
+import time
+def handler(event, context):
+    began = time.time()
+    print("slept", event["seconds"])
+    time.sleep(event["seconds"])
+    return {"began": began, "id": context.aws_request_id}
+"""
+
+
+@pytest.fixture
+def fabric() -> Iterator[Fabric]:
+    with tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp") as folder:
+        os.chmod(folder, 0o755)  # users of instances go through it
+        etcd = EtcdServer(Path(folder) / "etcd")
+        etcd.start()
+        try:
+            with start_fabric(Path(folder), etcd) as fabric:
+                fabric.add_node("n1", fabric.first, "--functions", "auto")
+                base = ensure_bundle(
+                    "python3-11", Path(os.environ.get("WEFT_CACHE", ROOT / ".weft" / "cache")), lambda what: None
+                )
+                fabric.weft(fabric.first, "image", "add", "python3-11", str(base))
+                (Path(folder) / "code").mkdir()
+                (Path(folder) / "code" / "app.py").write_text(CODE)
+                words = ["--code", f"{folder}/code", "--handler", "app.handler", "--isolation", "process"]
+                fabric.weft(fabric.first, "function", "create", "f", *words, "--timeout", "60s", seconds=300)
+                yield fabric
+        finally:
+            etcd.end()
+
+
+def invoke(fabric: Fabric, server: Server, seconds: float) -> Any:
+    return json.loads(fabric.weft(server, "function", "invoke", "f", "--data", json.dumps({"seconds": seconds})))
+
+
+def post(fabric: Fabric, server: Server, call: str, attempt: int, seconds: float) -> Any:
+    """An invocation over Lambda's API, as an SDK sends it."""
+    headers = {
+        "Authorization": f"Bearer {fabric.context.token}",
+        "amz-sdk-invocation-id": call,
+        "amz-sdk-request": f"attempt={attempt}; max=3",
+    }
+    body = json.dumps({"seconds": seconds}).encode()
+    place = f"https://{server.functions}/2015-03-31/functions/f/invocations"
+    tls = ssl.create_default_context(cadata=fabric.context.ca)
+    tls.check_hostname = False
+    asked = urllib.request.Request(place, body, headers, method="POST")
+    with urllib.request.urlopen(asked, context=tls, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_a_function_runs_at_either_gateway_and_a_repeated_call_once_when_the_first_is_killed(fabric: Fabric) -> None:
+    for server in (fabric.second, fabric.first):
+        assert invoke(fabric, server, 0.0)["id"]
+        assert "slept 0.0" in fabric.weft(server, "function", "logs", "f")
+    call, failed = str(uuid.uuid4()), threading.Event()
+
+    def begin() -> None:
+        with pytest.raises(OSError):
+            post(fabric, fabric.first, call, 1, 5.0)
+        failed.set()
+
+    caller = threading.Thread(target=begin)
+    caller.start()
+    while "slept 5.0" not in fabric.weft(fabric.first, "function", "logs", "f"):
+        assert caller.is_alive()
+    killed_at = time.time()
+    fabric.first.kill()
+    caller.join()
+    assert failed.is_set()
+    answer = post(fabric, fabric.second, call, 2, 5.0)
+    assert answer["began"] < killed_at  # it ran once, and its answer came to the gateway that was asked again
+    for server in (fabric.second, fabric.first):
+        assert invoke(fabric, server, 0.0)["began"] > killed_at
