@@ -10,7 +10,7 @@ import functools
 import http.client
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from weft.client.answer import ClientAnswer, Stream, raise_problem, read_headers
@@ -262,6 +262,10 @@ class Http:
         named = headers.get(SERVERS, "") if self._roams else ""
         if named and (others := self.endpoints.learn(named)) is not None:
             self.on_servers(others)
+            with self._lock:
+                used = list(self._open)
+            for connection in used:
+                connection.find_loss()
         if away := headers.get(AWAY_HEADER, ""):
             self.on_away(away.split(","))
         version = headers.get(HEADER, "")
@@ -281,8 +285,9 @@ class Http:
             connection.hang_up()
 
     def _dial(self, timeout_seconds: float, answer_seconds: float | None = None) -> ApiConnection:
-        """A connection to the server that answered last, or to the next one that answers."""
-        places, problem = self.endpoints.in_turn(), None
+        """A connection to the server that answered last, or to the next one that answers in a short time. Where none does, the
+        first has the whole time."""
+        places, failures = self.endpoints.in_turn(), list[Lost | NotAuthenticated]()
         for place in places:
             try:
                 seconds = min(timeout_seconds, CONNECT_SECONDS) if len(places) > 1 else timeout_seconds
@@ -290,12 +295,14 @@ class Http:
             except (Lost, NotAuthenticated) as failed:
                 if self._closed.is_set():
                     raise
-                problem = problem or failed
+                failures.append(failed)
             else:
                 self.endpoints.prefer(place)
+                self._cut({(one.host, one.port) for one in places[: len(failures)]})
                 return connection
-        assert problem is not None
-        raise problem
+        if len(places) > 1 and isinstance(failures[0].__cause__, TimeoutError):
+            return self._dial_at(places[0], timeout_seconds, answer_seconds or timeout_seconds)
+        raise failures[0]
 
     def _dial_at(self, place: Endpoint, connect_seconds: float, answer_seconds: float) -> ApiConnection:
         if self._closed.is_set():
@@ -332,7 +339,7 @@ class Http:
         if self._most_seconds is None:
             yield
             return
-        timer = threading.Timer(self._most_seconds, self._cut_all)
+        timer = threading.Timer(self._most_seconds, self._cut)
         timer.daemon = True
         timer.start()
         try:
@@ -340,11 +347,13 @@ class Http:
         finally:
             timer.cancel()
 
-    def _cut_all(self) -> None:
+    def _cut(self, places: Collection[tuple[str, int]] | None = None) -> None:
+        """Cut the connections to ``places``, where nobody answers any more: what is followed there goes on elsewhere. None: all."""
         with self._lock:
             used = list(self._open)
         for connection in used:
-            connection.cut()
+            if places is None or (connection.host, connection.port) in places:
+                connection.cut()
 
     def _forget(self, connection: ApiConnection) -> None:
         with self._lock:

@@ -86,7 +86,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path, asked: Event | None = None) -> Iterator[Context]:
+def serving(
+    folder: Path, asked: Event | None = None, servers: list[http.server.ThreadingHTTPServer] | None = None
+) -> Iterator[Context]:
     authority = Authority(folder, SystemClock())
     tls = make_server_tls(*authority.renew_server([]), authority.ca_path)
     answers = type("Answering", (Answers,), {"asked": asked or Event()})
@@ -96,6 +98,7 @@ def serving(folder: Path, asked: Event | None = None) -> Iterator[Context]:
     server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
+    (servers if servers is not None else []).append(server)
     try:
         yield Context(server=f"https://127.0.0.1:{server.server_port}", ca=authority.ca, server_name=SERVER_NAME)
     finally:
@@ -187,3 +190,42 @@ def test_parts_of_a_wrong_type_in_another_clusters_problem_are_left_out(odd: dic
     problem = caught.value
     assert (problem.hint, problem.field, problem.retry_after_seconds) == (None, None, None)
     assert problem.details == ({"request_id": odd["request_id"]} if "request_id" in odd else {})
+
+
+def test_what_is_followed_at_a_server_that_froze_is_cut_when_another_one_answers_in_its_place(tmp_path: Path) -> None:
+    """Its connections stand: only a request to it shows that nobody is there."""
+    frozen = list[http.server.ThreadingHTTPServer]()
+    with serving(tmp_path, servers=frozen) as first, serving(tmp_path) as second:
+        client = Http(msgspec.structs.replace(first, others=[second.server]), timeout_seconds=60)
+        with client.stream("GET", "/stream") as followed:
+            lines = followed.lines()
+            assert next(lines) == b"line"
+            frozen[0].shutdown()  # it takes no connection more, and goes on with those that it has
+            assert client.request("GET", "/").body == b"line\n"
+            with pytest.raises(Unavailable, match="the connection to the server was lost"):
+                list(lines)
+            assert [one.url for one in client.endpoints.in_turn()] == [second.server, first.server]
+        client.close()
+
+
+def test_where_all_servers_are_slow_the_first_has_the_whole_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.client.http.CONNECT_SECONDS", 0.05)
+    slow = list[http.server.ThreadingHTTPServer]()
+    with serving(tmp_path, servers=slow) as first, socket.create_server(("127.0.0.1", 0)) as silent:
+        silent_url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        client = Http(msgspec.structs.replace(first, others=[silent_url]), timeout_seconds=60)
+        slow[0].shutdown()
+        answers = list[bytes]()
+        asking = threading.Thread(target=lambda: answers.append(client.request("GET", "/").body))
+        asking.start()
+        asking.join(0.5)  # by then it has tried both
+        assert asking.is_alive()
+        again = threading.Thread(target=slow[0].serve_forever, kwargs={"poll_interval": 0.02})
+        again.start()
+        asking.join(30)
+        assert answers == [b"line\n"]
+        client.close()
+        slow[0].shutdown()
+        again.join()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from weft.cli.output.terminal import find_size
 from weft.cli.session import Session
+from weft.client.connection import find_loss
 from weft.client.context import Context
 from weft.client.server.gateways import DIAL_SECONDS, open_at_gateway
 from weft.client.tls import make_tls
@@ -35,7 +36,6 @@ from weft.protocol.frames import (
 if TYPE_CHECKING:
     from weft.client import Client
 
-KEEPALIVE_SECONDS = 3
 _FULL_BYTES = 1024 * 1024  # so much waits to be sent: stop reading what is typed
 _POLL_MS = 1000
 
@@ -229,7 +229,7 @@ def dial(context: Context, ticket: Mapping[str, Any], seconds: float = DIAL_SECO
     try:
         plain = socket.create_connection((host.strip("[]"), int(port)), timeout=seconds)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _find_lost_hosts(plain)
+        find_loss(plain)
         sock = make_tls(context).wrap_socket(plain, server_hostname=ticket.get("server_name") or host.strip("[]"))
         sock.sendall(encode_hello(role="client", ticket=ticket["ticket"], **hello))
     except OSError as problem:
@@ -238,15 +238,6 @@ def dial(context: Context, ticket: Mapping[str, Any], seconds: float = DIAL_SECO
             hint="is the server running? weft doctor",
         ) from None
     return sock
-
-
-def _find_lost_hosts(sock: socket.socket) -> None:
-    """A gateway whose machine has lost its power closes no connection: let the kernel find out."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4 * KEEPALIVE_SECONDS * 1000)
 
 
 def _name_peer(sock: socket.socket) -> str:

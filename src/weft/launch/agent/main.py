@@ -137,7 +137,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     runtimes, network, volumes, pools, images, proxies, guard = load_drivers(options, host, clock)
     client = Client(context)
     client.http.on_version = _check_version
-    client.http.on_servers = partial(keep_servers, state)
+    client.http.on_servers = partial(_note_servers, state, context)
     line = ServerLine(clock)
     server = RemoteServer(client, line)
     parts = AgentParts(
@@ -276,6 +276,12 @@ def _check_version(server: str) -> None:
     log.info("the server is weft %s", server)
     if warning := describe_skew(server):
         log.warning(warning)
+
+
+def _note_servers(state: Path, context: Context, others: list[str]) -> None:
+    """Keep the fabric's further servers for the next start, and for what is asked beside the client."""
+    context.others = others
+    keep_servers(state, others)
 
 
 async def _renew(state: Path, node: str, context: Context, clock: Clock) -> None:
