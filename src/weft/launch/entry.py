@@ -30,7 +30,7 @@ SELDOM = (100_000, 50, 100)
 STAY = ("server", "agent", "gateway", "edge", "witness")
 ANSWER = ("server", "gateway")
 # Words of processes that are kinds, too, with those that the process knows: others are verbs of the kind (weft server list).
-KINDS = {"server": ("api", "controllers", "gateway", "backup", "restore", "config", "init", "join")}
+KINDS = {"server": ("api", "controllers", "gateway", "backup", "restore", "config", "init", "join", "move-store")}
 
 
 def main() -> None:

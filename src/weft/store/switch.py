@@ -30,7 +30,7 @@ class StoreSwitch:
         self, url: str, store: Store, make: Callable[[str], Store], remember: Callable[[str], None], clock: Clock
     ) -> None:
         self.url = url
-        self._store = store
+        self.store = store
         self._make, self._remember, self._clock = make, remember, clock
         self._flows = asyncio.Event()
         self._flows.set()
@@ -41,7 +41,7 @@ class StoreSwitch:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        await self._store.open()
+        await self.store.open()
 
     async def commit(
         self,
@@ -54,7 +54,7 @@ class StoreSwitch:
             await self._flows.wait()
         self._in_hand += 1
         try:
-            return await self._store.commit(writes, preconditions, idempotency_key=idempotency_key)
+            return await self.store.commit(writes, preconditions, idempotency_key=idempotency_key)
         finally:
             self._in_hand -= 1
             if not self._in_hand:
@@ -70,7 +70,7 @@ class StoreSwitch:
         return await self._ask(lambda store: store.count(prefix))
 
     def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
-        return self._store.watch(prefix, cursor)
+        return self.store.watch(prefix, cursor)
 
     async def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Lease | None:
         return await self._ask(lambda store: store.grant(name, holder, ttl_seconds, digest))
@@ -94,7 +94,7 @@ class StoreSwitch:
             await asyncio.wait([self._switching])
         if self._closing:
             await asyncio.wait(self._closing)
-        await self._store.close()
+        await self.store.close()
 
     async def hold_commits(self, seconds: float) -> Hold:
         """Let every commit from now on wait until ``release_commits``, ``switch`` or the end of ``seconds``; returns when those in
@@ -152,7 +152,7 @@ class StoreSwitch:
                 raise StoreUnavailable(
                     f"the new store can't be remembered: {problem}", hint="free disk space"
                 ) from None
-            left, self._store, self.url = self._store, store, url
+            left, self.store, self.url = self.store, store, url
         finally:
             self._switching = self._hold = None
             hold.cancel()
@@ -170,10 +170,10 @@ class StoreSwitch:
             self._flows.set()
 
     async def _ask(self, ask: Callable[[Store], Awaitable[T]]) -> T:
-        store = self._store
+        store = self.store
         try:
             return await ask(store)
         except StoreUnavailable:
-            if store is self._store:
+            if store is self.store:
                 raise
-            return await ask(self._store)
+            return await ask(self.store)

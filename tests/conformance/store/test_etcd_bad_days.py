@@ -200,7 +200,7 @@ async def test_a_refilled_etcd_is_a_new_history_that_goes_on(start: Start) -> No
             raise StoreUnavailable("killed")
 
         def refill() -> EtcdRefill:
-            return EtcdRefill([server.endpoint], rival="controllers")
+            return EtcdRefill([server.endpoint], rivals=["controllers"])
 
         with pytest.raises(StoreUnavailable, match="killed"):
             await fill(refill(), cut_short(), newest)

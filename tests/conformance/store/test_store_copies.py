@@ -34,7 +34,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, clock: HandClock) -> P
     server, prefix = request.getfixturevalue("etcd"), f"/copy/{next(_prefixes)}"
     at = [server.endpoint]
     return Place(
-        lambda: EtcdRefill(at, clock, prefix=prefix, rival="controllers"), lambda: EtcdStore(at, clock, prefix=prefix)
+        lambda: EtcdRefill(at, clock, prefix=prefix, rivals=["controllers"]),
+        lambda: EtcdStore(at, clock, prefix=prefix),
     )
 
 

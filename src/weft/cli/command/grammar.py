@@ -255,7 +255,7 @@ MORE: dict[str, Entry] = {
 
 # What comes after these words, for completion.
 PROCESS_WORDS = {
-    "server": ("backup", "restore", "init", "join"),
+    "server": ("backup", "restore", "init", "join", "move-store"),
     "agent": ("join",),
     "edge": ("gateway",),
     "witness": ("add-site", "remove-site"),

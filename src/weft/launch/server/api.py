@@ -39,13 +39,14 @@ from weft.launch.server.membership.keys import read_keys
 from weft.launch.server.membership.members import check_member, keep_member
 from weft.launch.server.membership.presence import keep_presence
 from weft.launch.server.traces import make_tracer, open_traces
-from weft.launch.store.engine import MEMBERS, make_store
+from weft.launch.store.engine import MEMBERS, make_store, remember_store
 from weft.launch.store.member import read_member
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
 from weft.protocol.server.presence import MOST_ADDRESSES, Presence
 from weft.serving.server import listen, make_server_tls
 from weft.store.remote import StoreServer
+from weft.store.switch import StoreSwitch
 from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.audit.syslog import SyslogSender
 from weft.telemetry.journal import SqliteJournal
@@ -55,6 +56,7 @@ from weft.trust.seal import read_seal_key
 from weft.trust.tickets import read_ticket_key
 
 ADDRESSES_EVERY_SECONDS = 5.0
+SWITCHED_SECONDS = 0.5  # how soon another store is noticed
 
 
 def run_api(options: argparse.Namespace) -> int:
@@ -116,10 +118,13 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     names = [host for host, _ in addresses if host not in ANY]
     chain, key = authority.renew_server(names)
     tls = make_server_tls(chain, key, authority.ca_path)
-    store: Any = make_store(options.store, state, clock)
-    await store.open()
+    first: Any = make_store(options.store, state, clock)
+    await first.open()
     if options.store == MEMBERS:
-        await check_member(store, state, clock)
+        await check_member(first, state, clock)
+    store = StoreSwitch(
+        options.store, first, lambda url: make_store(url, state, clock), partial(remember_store, state), clock
+    )
     store_server = StoreServer(store, state / "store.sock")
     journal = SqliteJournal(state / "journal.db", clock)
     settings = Settings(
@@ -153,8 +158,8 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         authority,
         settings,
         audit,
-        read_keys=partial(read_keys, state, options.store),
-        members=store.members if options.store == MEMBERS else None,
+        read_keys=lambda: read_keys(state, store.url),
+        members=first.members if options.store == MEMBERS else None,
         provider=make_provider(options, clock),
         history=history,
         writes=WriteRates(options.writes_per_second),
@@ -176,7 +181,6 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         context.start()
         server.start()
         keeping = asyncio.create_task(keep_place(context, clock))
-        member = read_member(state).place.client if options.store == MEMBERS else ""
         started_at, listeners = clock.now(), [socket.getsockname()[:2] for socket in sockets]
 
         def find_presence() -> Presence:
@@ -190,14 +194,15 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
                 addresses=own[:MOST_ADDRESSES],
                 api_ports=api_ports[:MOST_ADDRESSES],
                 function_ports=function_ports[:MOST_ADDRESSES],
-                member=member,
+                member=read_member(state).place.client if store.url == MEMBERS else "",
                 release=weft.__version__,
                 started_at=started_at,
             )
 
-        serving = [asyncio.create_task(keep_presence(store, identity, find_presence, clock))]
-        if options.store == MEMBERS:
-            serving.append(asyncio.create_task(keep_member(store, state, clock)))
+        serving = [
+            asyncio.create_task(keep_presence(store, identity, find_presence, clock)),
+            asyncio.create_task(keep_own_member(store, context, state, clock)),
+        ]
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         flushing = asyncio.create_task(logs.keep_flushing(clock))
         logging = asyncio.create_task(own_logs.keep())
@@ -231,6 +236,25 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         await asyncio.to_thread(own_logs.close)
         await asyncio.to_thread(journal.close)
         await store.close()
+
+
+async def keep_own_member(store: StoreSwitch, context: ApiContext, state: Path, clock: Clock) -> None:
+    """Keep the server among the members of the store while that is one of members, for ever. Raises IllegalTransition once it was
+    removed."""
+    while True:
+        if store.url == MEMBERS:
+            present: Any = store.store
+            context.members = present.members
+            keeping = asyncio.create_task(keep_member(present, state, clock))
+            try:
+                while store.store is present and not keeping.done():
+                    await clock.sleep(SWITCHED_SECONDS)
+                if keeping.done():
+                    keeping.result()
+            finally:
+                keeping.cancel()
+            context.members = None
+        await clock.sleep(SWITCHED_SECONDS)
 
 
 async def keep_place(context: ApiContext, clock: Clock) -> None:

@@ -110,7 +110,7 @@ def find_state(folder: Path) -> Path:
     for place in (folder, *folder.parents):
         found = [place / FOLDER / "server", *sorted((place / FOLDER / "servers").glob("*"))]
         if there := [one for one in found if one.is_dir()]:
-            return next((one for one in there if _listens(one / "store.sock")), there[0])
+            return next((one for one in there if is_listening(one / "store.sock")), there[0])
     raise NotFound("no server given", reason="noContext", hint="give --state DIR, the server's folder")
 
 
@@ -169,7 +169,7 @@ async def _backup(options: argparse.Namespace, clock: Clock) -> int:
 @asynccontextmanager
 async def _opened(state: Path, url: str, clock: Clock) -> AsyncIterator[Store]:
     """The running server's store, or, when none runs, the store itself."""
-    if _listens(path := state / "store.sock"):
+    if is_listening(path := state / "store.sock"):
         rest: AbstractAsyncContextManager[None] = nullcontext()
         store: Store = RemoteStore(path, clock)
     elif url == SQLITE and not (state / "store.db").exists():
@@ -184,7 +184,7 @@ async def _opened(state: Path, url: str, clock: Clock) -> AsyncIterator[Store]:
             await store.close()
 
 
-def _listens(path: Path) -> bool:
+def is_listening(path: Path) -> bool:
     """Whether a server runs, not only a killed one's socket exists."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
@@ -201,7 +201,7 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     state: Path = options.state
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with hold_server(state):
-        before = _list_replaced(state)
+        before = list_replaced(state)
         others = await _begin_members(state) if options.store == MEMBERS else []
         backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
         entries = hold_restored(backup.entries, clock.now())
@@ -215,7 +215,7 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
                 write_durably(state / name, text.encode(), 0o644 if name.endswith(".crt") else 0o600)
         remember_store(state, options.store)
     print(f"{_describe(backup)} ← {options.shown}")
-    if kept := sorted(_list_replaced(state) - before):
+    if kept := sorted(list_replaced(state) - before):
         print(
             f"What was there is kept in {state} as {', '.join(kept)}: remove it when everything works.", file=sys.stderr
         )
@@ -255,7 +255,7 @@ async def _begin_members(state: Path) -> list[str]:
     return list(member.others)
 
 
-def _list_replaced(state: Path) -> set[str]:
+def list_replaced(state: Path) -> set[str]:
     found = [*state.glob("*.replaced*"), *state.glob("etcd/*.replaced*")]
     return {str(path.relative_to(state)) for path in found if not path.name.endswith("-wal")}
 

@@ -27,7 +27,7 @@ from weft.launch.process.amounts import Parser, count, duration, percent, size
 from weft.launch.process.settings import CONFIG, Program, Settings, add_show, find_settings, locate, show_settings
 from weft.launch.server.metrics import PROGRAM, require_program
 from weft.launch.server.traces import LOCAL, NO_TRACES
-from weft.launch.store.engine import WORDS, find_endpoints, recall_store
+from weft.launch.store.engine import WORDS, find_endpoints, is_remembered, recall_store
 from weft.objects.errors import InvalidInput
 from weft.telemetry.audit.log import FILE_BYTES
 from weft.telemetry.audit.target import read_target
@@ -315,7 +315,10 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
             field="state",
             hint=f"give --state DIR, or write state: DIR into {FILE}",
         )
-    options.store = recall_store(options.state) if options.store is None else options.store
+    if options.store is None or (
+        options.process and is_remembered(options.state)
+    ):  # one started again goes on in the present one
+        options.store = recall_store(options.state)
     if options.fetch_public_only:
         options.allow_fetch = [*options.allow_fetch, PUBLIC_ONLY]
     if options.store not in WORDS:

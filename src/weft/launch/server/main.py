@@ -23,7 +23,8 @@ from weft.launch.server.lock import hold_server
 from weft.launch.server.logs import keep_log
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.metrics import plan_database
-from weft.launch.store.engine import check_store, plan_own, remember_store
+from weft.launch.store.engine import SQLITE, check_store, plan_own, remember_store
+from weft.launch.store.exchange import find_own_etcd
 from weft.objects.errors import WeftError
 from weft.telemetry.metrics.database import OWN
 
@@ -41,11 +42,16 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
     program = str(Path(sys.argv[0]).resolve())
     kept = keep_log(options.state, "supervisor", clock, listens=False)
 
-    def supervise(name: str, plan: Sequence[str] | Callable[[], Command]) -> Supervisor:
-        return Supervisor(name, plan, clock, note=lambda line: kept.put([(clock.now(), line)]))
+    def note(line: str) -> None:
+        kept.put([(clock.now(), line)])
 
-    own = plan_own(options.store, options.state, clock)
-    supervisors = [supervise("etcd", own)] if own is not None else []
+    def supervise(name: str, plan: Sequence[str] | Callable[[], Command]) -> Supervisor:
+        return Supervisor(name, plan, clock, note=note)
+
+    state = options.state
+    plan_own(options.store, state, clock)  # what is missing is said before anything starts
+    etcd = Supervisor("etcd", partial(_plan_etcd, state, clock), clock, lambda: find_own_etcd(state) is not None, note)
+    supervisors = [etcd]
     evaluators = []
     if find_unfit(options.metrics, options.database) is None:
         evaluators = [supervise_evaluator(options.state, options.database, options.alert_interval, clock)]
@@ -61,7 +67,23 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     async with supervising(supervisors):
+        ending = asyncio.create_task(_end_unneeded(etcd, state, clock))
         await asked.wait()
+        ending.cancel()
+
+
+def _plan_etcd(state: Path, clock: Clock) -> Command:
+    """The command of the etcd that the server itself keeps now."""
+    plan = plan_own(find_own_etcd(state) or SQLITE, state, clock)
+    return plan() if callable(plan) else Command(plan or ["true"])
+
+
+async def _end_unneeded(etcd: Supervisor, state: Path, clock: Clock) -> None:
+    """End the server's own etcd once no store is in it."""
+    while True:
+        await clock.sleep(1.0)
+        if find_own_etcd(state) is None:
+            await etcd.end()
 
 
 def _plan_metrics(options: argparse.Namespace, evaluators: Sequence[Supervisor], clock: Clock) -> Command:
@@ -77,6 +99,9 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("backup", "restore"):
         done: int = importlib.import_module("weft.launch.server.backup").main(argv[0], argv[1:])
         return done
+    if argv and argv[0] == "move-store":
+        exchanged: int = importlib.import_module("weft.launch.server.exchange.command").main(argv[1:])
+        return exchanged
     try:
         if argv and argv[0] in ("init", "join"):
             joined: int = importlib.import_module(f"weft.launch.server.membership.{argv[0]}").main(argv[1:])

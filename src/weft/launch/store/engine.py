@@ -21,10 +21,12 @@ from weft.launch.store.etcd import find_socket, plan_etcd
 from weft.launch.store.member import Member, plan_member, read_member, renew_certificate
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.objects.identity import MEMBER_NAME
+from weft.protocol.server.presence import LEASE_PREFIX as SERVER_LEASES
 from weft.store.copy import fill
 
 SQLITE, ETCD, MEMBERS = "sqlite", "etcd", "members"
 WORDS = (SQLITE, ETCD, MEMBERS)
+OWN_ETCDS = (ETCD, MEMBERS)  # in the state folder, kept by the server itself
 FILE = "store.db"
 LEADER_LEASE = "controllers"  # the name of their leader lease, on whatever store
 MEMBER_KEEPALIVE_SECONDS = 2.0  # the members that servers keep let themselves be pinged so often
@@ -65,7 +67,7 @@ def make_refill(url: str, state: Path, clock: Clock) -> Refill:
         refill = importlib.import_module("weft.store.sqlite").SqliteRefill(state / FILE)
     else:
         engine, endpoints, options = _find_etcd(url, state, clock)
-        refill = engine.EtcdRefill(endpoints, clock, rival=LEADER_LEASE, **options)
+        refill = engine.EtcdRefill(endpoints, clock, rivals=(LEADER_LEASE, SERVER_LEASES), **options)
     return refill
 
 
@@ -133,19 +135,24 @@ def recall_store(state: Path) -> str:
     return path.read_text().strip() if path.exists() else SQLITE
 
 
+def is_remembered(state: Path) -> bool:
+    """Whether a server has kept its objects somewhere."""
+    return (state / _MEMORY).exists()
+
+
 def check_store(state: Path, url: str) -> None:
     """Raises InUse when the objects of the server in ``state`` lie in a store of another engine: it would seem empty."""
     known = recall_store(state)
-    if (state / _MEMORY).exists() and known != url and {known, url} & {*WORDS}:
+    if is_remembered(state) and known != url and {known, url} & {*WORDS}:
         raise InUse(
             f"the server in {state} keeps its objects in {known}",
-            hint=f"to take the objects along: weft server backup FILE, weft server restore FILE --store {url}",
+            hint=f"start it without --store; to take the objects to {url} while it runs: weft server move-store {url}",
         )
 
 
 def remember_store(state: Path, url: str) -> None:
     """Keep ``url`` for ``recall_store``."""
-    if recall_store(state) != url or not (state / _MEMORY).exists():
+    if recall_store(state) != url or not is_remembered(state):
         write_durably(state / _MEMORY, f"{url}\n".encode())
 
 

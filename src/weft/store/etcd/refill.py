@@ -20,14 +20,15 @@ _PAGE_ENTRIES = 500  # of 256 KB at most
 
 
 class EtcdRefill:
-    """Another content for the store at ``endpoints``. ``rival`` is a lease that is kept alive where somebody uses the store."""
+    """Another content for the store at ``endpoints``. A live lease whose name begins with one of ``rivals`` means
+    that somebody uses the store."""
 
     def __init__(
         self,
         endpoints: Sequence[str],
         clock: Clock | None = None,
         *,
-        rival: str,
+        rivals: Sequence[str],
         prefix: str = "/weft",
         tls: EtcdTls | None = None,
         timeout_seconds: float = 10.0,
@@ -37,7 +38,7 @@ class EtcdRefill:
         self._connection = EtcdConnection(endpoints, tls, timeout_seconds, keepalive_seconds)
         self._places = Places(prefix)
         self._leases = EtcdLeases(self._connection, self._clock, self._places.leases)
-        self._rival = rival
+        self._rivals = rivals
 
     async def inspect(self) -> Occupant:
         await self._connect()
@@ -46,7 +47,8 @@ class EtcdRefill:
 
     async def begin(self, revision: int, note: str = "") -> None:
         await self._connect()
-        await self._see_that_nobody_holds(self._rival)
+        for rival in self._rivals:
+            await self._see_that_nobody_holds(rival)
         await self._connection.transact([], [put(self._places.refilling, note.encode())], [])
         await self._clear()
 

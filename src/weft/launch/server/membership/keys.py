@@ -31,7 +31,7 @@ def read_keys(state: Path, store: str) -> ServerKeys:
         raise Unavailable(
             f"this server keeps its objects on its own machine, in {store}: no other server can reach them",
             reason="storeNotShared",
-            hint="keep them in an etcd: weft server backup FILE, then weft server restore FILE --store etcds://HOST:PORT",
+            hint="at this server: weft server move-store members --member ADDRESS",
         )
     return ServerKeys(store, {name: (state / name).read_bytes() for name in FILES if (state / name).exists()})
 

@@ -1,0 +1,1 @@
+"""A running server takes its objects to another store."""

@@ -1,0 +1,245 @@
+"""The steps by which a running server's objects come into another store, and the former one goes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from weft.contracts.clock import Clock
+from weft.contracts.store import COPY, LEFT, Refill
+from weft.launch.server.backup import is_listening, list_replaced
+from weft.launch.server.membership.identity import keep_identity
+from weft.launch.store.engine import (
+    ETCD,
+    MEMBERS,
+    OWN_ETCDS,
+    SQLITE,
+    find_endpoints,
+    make_refill,
+    recall_store,
+)
+from weft.launch.store.etcd import find_etcd
+from weft.launch.store.exchange import Exchange, drop_exchange, read_exchange, write_exchange
+from weft.launch.store.member import DATA, FILE, FOLDER, begin_member
+from weft.objects.errors import (
+    AlreadyExists,
+    IllegalTransition,
+    InUse,
+    InvalidInput,
+    StoreUnavailable,
+    Unavailable,
+    WeftError,
+)
+from weft.objects.identity import kind_prefix
+from weft.objects.quantity import format_bytes
+from weft.store.copy import StoreCopy
+from weft.store.remote import RemoteStore
+from weft.store.remote.client import LinkLost
+
+COMMAND = "weft server move-store"
+ENOUGH_OBJECTS = 500  # that differ: the rest is brought while writes wait
+MOST_READINGS = 8
+PATIENCE_SECONDS = 20.0  # with an etcd of the server's own that starts, or ends
+_LOOK_SECONDS = 0.2
+
+
+async def exchange_store(options: argparse.Namespace, clock: Clock) -> None:
+    """Copy, and put the copy in force. Raises WeftError; then the store before is in force."""
+    state: Path = options.state
+    exchange = Exchange(recall_store(state), options.url, clock.now())
+    if not is_listening(state / "store.sock"):
+        raise Unavailable(
+            f"no server runs in {state}",
+            hint=f"start it; without it: weft server backup FILE, then weft server restore FILE --store {exchange.target}",
+        )
+    _check_urls(exchange)
+    source = RemoteStore(state / "store.sock", clock)
+    await source.open()
+    try:
+        await _refuse_shared(source, state)
+        if exchange.target in OWN_ETCDS and exchange.source == SQLITE and read_exchange(state) is None:
+            await _wait(lambda: not _is_used(state / FOLDER / DATA), clock, "the server's own etcd has not ended yet")
+        if exchange.target == MEMBERS:
+            begin_member(state, keep_identity(state, None).name, options.member)
+        target, before = make_refill(exchange.target, state, clock), list_replaced(state)
+        write_exchange(state, exchange)
+        await _exchange(source, target, exchange, options, clock)
+    finally:
+        await source.close()
+    await _retire(state, exchange, clock, keep=True)
+    print(f"objects are kept in {exchange.target} now")
+    if replaced := sorted(list_replaced(state) - before):
+        print(f"  an older store is {', '.join(replaced)} now: remove it when everything works")
+    print(f"  {exchange.source} is kept as it was: {COMMAND} --confirm removes it, {COMMAND} --back returns to it")
+
+
+async def ask_confirmed(state: Path, exchange: Exchange, clock: Clock) -> None:
+    """Remove the store before. Raises WeftError, and may be done again then."""
+    if exchange.source in OWN_ETCDS:
+        drop_exchange(state)
+        await _wait(lambda: not _is_used(state / FOLDER / DATA), clock, "the server's own etcd has not ended yet")
+        shutil.rmtree(state / FOLDER / DATA, ignore_errors=True)
+        (state / FOLDER / FILE).unlink(missing_ok=True)
+    else:
+        await _retire(state, exchange, clock, keep=False)
+        drop_exchange(state)
+    print(f"{exchange.source} was removed; objects are kept in {exchange.target}")
+
+
+async def _exchange(
+    source: RemoteStore, target: Refill, exchange: Exchange, options: argparse.Namespace, clock: Clock
+) -> None:
+    """Copy and switch. What fails leaves nothing, unless nobody knows whether the API server has switched, or will."""
+    mine, began = _name_fabric(options.state), False
+    try:
+        await _refuse_occupied(target, exchange, mine, clock, overwrites=options.overwrite)
+        copy = StoreCopy(source, target)
+        await copy.begin(COPY + mine)
+        began = True
+        await _bring(copy, exchange, clock)
+        held_at = clock.elapsed()
+        await source.hold_commits(options.pause)
+        last = await copy.catch_up()
+        await copy.finish()
+    except BaseException:
+        await source.close()  # writes go on
+        await _give_up(target, exchange, options.state, began=began)
+        raise
+    try:
+        await source.switch(exchange.target)
+    except LinkLost as lost:
+        await clock.sleep(1.0)
+        if recall_store(options.state) != exchange.target:
+            raise Unavailable(
+                f"the API server ended before {exchange.target} was in force: objects are in {exchange.source}",
+                hint=f"once more, with --overwrite: {COMMAND} {exchange.target} --overwrite",
+            ) from lost
+    except WeftError:
+        await _give_up(target, exchange, options.state, began=True)
+        raise
+    await target.close()
+    print(
+        f"writes waited {clock.elapsed() - held_at:.1f} s for the last {last} objects;"
+        f" both stores held {copy.objects} objects, sha256 {copy.digest[:16]}…"
+    )
+
+
+async def _give_up(target: Refill, exchange: Exchange, state: Path, *, began: bool) -> None:
+    with contextlib.suppress(StoreUnavailable):
+        if began:
+            await target.abandon()
+    await target.close()
+    drop_exchange(state)
+    if exchange.target == MEMBERS:
+        (state / FOLDER / FILE).unlink(missing_ok=True)
+
+
+async def _bring(copy: StoreCopy, exchange: Exchange, clock: Clock) -> None:
+    """Copy all, then what has changed meanwhile, until little of that is left."""
+    print(f"copying from {exchange.source} to {exchange.target}")
+    for _ in range(MOST_READINGS):
+        began = clock.elapsed()
+        differed = await copy.catch_up(_show if sys.stderr.isatty() else lambda _: None)
+        print(
+            f"  {differed} of {copy.objects} objects ({format_bytes(copy.size_bytes)}) in {clock.elapsed() - began:.1f} s",
+            flush=True,
+        )
+        if differed <= ENOUGH_OBJECTS:
+            return
+
+
+def _show(objects: int) -> None:
+    print(f"  {objects} objects\r", end="", file=sys.stderr, flush=True)
+
+
+def _check_urls(exchange: Exchange) -> None:
+    """Raises InvalidInput for a target that is no store, or the present one, and Unavailable without etcd."""
+    if exchange.target not in (SQLITE, *OWN_ETCDS):
+        find_endpoints(exchange.target)
+    if exchange.target == exchange.source:
+        raise InvalidInput(f"objects are kept in {exchange.source} already", field="url", hint="name another store")
+    if exchange.target in OWN_ETCDS:
+        find_etcd()
+    if {exchange.source, exchange.target} == {*OWN_ETCDS}:
+        raise IllegalTransition(
+            f"{ETCD} and {MEMBERS} both lie in the folder {FOLDER} of the state folder",
+            hint=f"{COMMAND} {SQLITE}, --confirm, then {COMMAND} {exchange.target}",
+        )
+
+
+async def _refuse_shared(source: RemoteStore, state: Path) -> None:
+    """Raises InUse when other servers keep their objects in the same store: they would stay behind."""
+    own = keep_identity(state, None).name
+    found = await source.list(kind_prefix("server"))
+    others = sorted({entry.key.rpartition("/")[2] for entry in found.entries} - {own})
+    if others:
+        raise InUse(
+            f"server {', '.join(others)} keeps its objects in the same store",
+            hint="stop it, and remove it: weft server delete NAME; it joins again afterwards",
+        )
+
+
+async def _refuse_occupied(target: Refill, exchange: Exchange, mine: str, clock: Clock, *, overwrites: bool) -> None:
+    """Raises AlreadyExists when objects are there that this fabric hasn't left there, or a copy that it hasn't begun."""
+    deadline = clock.elapsed() + (PATIENCE_SECONDS if exchange.target in OWN_ETCDS else 0.0)
+    while True:
+        try:
+            there = await target.inspect()
+            break
+        except StoreUnavailable:
+            if clock.elapsed() >= deadline:
+                raise
+            await clock.sleep(_LOOK_SECONDS)
+    is_own = there.note in (COPY + mine, LEFT + mine)
+    if (there.objects or there.note is not None) and not is_own and not overwrites:
+        raise AlreadyExists(
+            f"{exchange.target} holds {there.objects} objects already",
+            field="url",
+            hint="name an empty store; --overwrite removes them, if no server uses them",
+        )
+
+
+async def _retire(state: Path, exchange: Exchange, clock: Clock, *, keep: bool) -> None:
+    former = make_refill(exchange.source, state, clock)
+    try:
+        await former.retire(LEFT + _name_fabric(state), keep=keep)
+    except StoreUnavailable as problem:
+        if not keep:
+            raise
+        print(f"warning: {exchange.source} was not marked as left: {problem.message}", file=sys.stderr)
+    finally:
+        await former.close()
+
+
+def _name_fabric(state: Path) -> str:
+    return hashlib.sha256((state / "ca.crt").read_bytes()).hexdigest()[:16]
+
+
+def _is_used(data: Path) -> bool:
+    """Whether an etcd has its folder ``data`` open."""
+    try:
+        descriptor = os.open(data / "member" / "snap" / "db", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+async def _wait(is_done: Callable[[], bool], clock: Clock, what: str) -> None:
+    deadline = clock.elapsed() + PATIENCE_SECONDS
+    while not is_done():
+        if clock.elapsed() >= deadline:
+            raise Unavailable(what, hint="try again")
+        await clock.sleep(_LOOK_SECONDS)

@@ -1,0 +1,353 @@
+"""``weft server move-store`` beside the real processes and a real etcd: while they work, killed at each step, and refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.scenario.server.servers_lab import Fabric, Server, read_servers, tried
+from tests.scenario.server.test_api_process import ApiProcess
+from tests.scenario.server.test_server_log import until
+
+from weft.client import Client
+from weft.client.context import read_context
+from weft.launch.store.engine import recall_store
+from weft.launch.store.exchange import read_exchange
+from weft.objects.errors import CursorGone
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
+
+# Ends a process (sys.argv[2]; 0: itself) before or after one of the methods that the copying process calls.
+CUT_SHORT = """
+import asyncio, os, signal, sys
+from weft.launch.server.exchange.command import main
+from weft.store.copy import StoreCopy
+from weft.store.remote import RemoteStore
+name, when = sys.argv[1].split(":")
+owner = StoreCopy if hasattr(StoreCopy, name) else RemoteStore
+pid = int(sys.argv[2]) or os.getpid()
+original = getattr(owner, name)
+async def cut_short(*given, **more):
+    if when == "before":
+        os.kill(pid, signal.SIGKILL)
+    done = await original(*given, **more)
+    if when == "after":
+        os.kill(pid, signal.SIGKILL)
+    return done
+setattr(owner, name, cut_short)
+sys.exit(main(sys.argv[3:]))
+"""
+# An API server that ends itself before or after the new store is remembered.
+API_CUT_SHORT = """
+import os, signal, sys
+from weft.launch.server import api
+from weft.launch.server.main import main
+remember, when = api.remember_store, sys.argv.pop(1)
+def cut_short(*given):
+    if when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    remember(*given)
+    os.kill(os.getpid(), signal.SIGKILL)
+api.remember_store = cut_short
+sys.exit(main(sys.argv[1:]))
+"""
+PLAIN = "import sys; from weft.launch.server.exchange.command import main; sys.exit(main(sys.argv[1:]))"
+
+
+def run(state: Path, *words: str, program: tuple[str, ...] = (PLAIN,)) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-c", *program, *words, "--state", str(state)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+
+def ok(state: Path, *words: str) -> str:
+    done = run(state, *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(state: Path, *words: str) -> str:
+    done = run(state, *words)
+    assert done.returncode != 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
+    server = EtcdServer(tmp_path / "etcd")
+    server.start()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ApiProcess]:
+    api = ApiProcess(tmp_path / "state")
+    yield api
+    for process in api.processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@contextmanager
+def writing(client: Client, writers: int = 4) -> Iterator[list[str]]:
+    """The names of volumes that were acknowledged; writers go on until the end of ``with``."""
+    made: list[str] = []
+    stop = threading.Event()
+
+    def write(writer: int) -> None:
+        own = Client(client.context, patience_seconds=60)
+        n = 0
+        while not stop.is_set():
+            name = f"v{writer}-{n}"
+            own.create(volume(name), idempotency_key=f"key-{name}")
+            made.append(name)
+            n += 1
+        own.close()
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(writers)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(made) >= 50)
+    try:
+        yield made
+        reached = len(made)
+        until(lambda: len(made) >= reached + 50)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def volume(name: str) -> dict[str, object]:
+    return {"kind": "volume", "name": name, "spec": {"size": "1G"}}
+
+
+def names_of(client: Client) -> list[str]:
+    return sorted(one["name"] for one in client.list("volume").items)
+
+
+def test_a_server_with_all_its_processes_goes_to_an_etcd_and_back_amid_writers(
+    tmp_path: Path, etcd: EtcdServer
+) -> None:
+    state = tmp_path / "s1"
+    state.mkdir()
+    server = Server(state, "--server", "s1")
+    try:
+        client = server.connect(until(lambda: tried(lambda: read_context(state / "context.json"))))
+        leads = lambda: tried(lambda: read_servers(client).get("s1") == ("Ready", ["controllers"]))  # noqa: E731
+        until(leads)
+        listed = client.list("volume")
+        events = client.watch_forever("volume")
+        with writing(client) as made:
+            said = ok(state, f"etcd://{etcd.endpoint}")
+            assert "both stores held" in said and "sqlite is kept as it was" in said
+            assert recall_store(state) == f"etcd://{etcd.endpoint}"
+            with pytest.raises(CursorGone):
+                list(client.watch("volume", listed.cursor))
+            after = len(made)
+            until(lambda: len(made) > after + 20)
+            # what one that isn't confirmed allows
+            assert "is still kept" in refused(state, "sqlite")
+            assert "sqlite is kept as it was" not in ok(state, "--back")
+            assert recall_store(state) == "sqlite"
+        assert names_of(client) == sorted(made)
+        seen = set[str]()
+        for event in events:  # through both exchanges
+            seen.add(event.object.get("name", ""))
+            if seen >= set(made):
+                break
+        until(leads)
+        assert "was removed" in ok(state, "--confirm")
+        assert "no store is kept" in refused(state, "--back")
+        # the controllers work on in the store that is in force
+        client.delete("volume", made[0])
+        until(lambda: made[0] not in names_of(client))
+    finally:
+        server.kill()
+
+
+def test_a_lab_becomes_a_fabric_of_two_servers_with_a_member_each(tmp_path: Path) -> None:
+    fabric = Fabric(tmp_path)
+    state = tmp_path / "s1"
+    state.mkdir()
+    fabric.servers["s1"] = Server(state, "--server", "s1", host=fabric.place(1).host)
+    try:
+        fabric.context = until(lambda: tried(lambda: read_context(state / "context.json")))
+        client = fabric.client("s1")
+        until(lambda: tried(lambda: read_servers(client).get("s1") == ("Ready", ["controllers"])))
+        client.create(volume("a"))
+        with writing(client, 1) as made:
+            ok(state, "members", "--member", fabric.place(1).host)
+            ok(state, "--confirm")
+        assert not (state / "store.db").exists()
+        fabric.join(2)
+        assert names_of(fabric.client("s2")) == sorted([*made, "a"])
+        assert "keeps its objects in the same store" in refused(state, "sqlite")
+        fabric.servers["s1"].kill()
+        fabric.servers["s1"].start()
+        until(lambda: tried(lambda: names_of(client) == sorted([*made, "a"])))
+    finally:
+        for server in fabric.servers.values():
+            server.kill()
+
+
+def test_an_etcd_of_the_servers_own_runs_while_it_is_needed(tmp_path: Path) -> None:
+    state = tmp_path / "s1"
+    state.mkdir()
+    server = Server(state, "--server", "s1")
+    try:
+        client = server.connect(until(lambda: tried(lambda: read_context(state / "context.json"))))
+        until(lambda: tried(lambda: client.create(volume("a"))))
+        ok(state, "etcd")
+        ok(state, "--confirm")
+        client.create(volume("b"))
+        server.kill()
+        server.start()
+        until(lambda: tried(lambda: names_of(client) == ["a", "b"]))
+        ok(state, "sqlite")
+        ok(state, "--confirm")
+        assert not (state / "etcd" / "data").exists() and names_of(client) == ["a", "b"]
+    finally:
+        server.kill()
+
+
+COPYING = ["begin:after", "catch_up:after", "hold_commits:after", "finish:before", "finish:after", "switch:after"]
+
+
+@pytest.mark.parametrize("step", COPYING)
+def test_a_copying_process_that_is_killed_leaves_one_store_in_force(
+    api: ApiProcess, etcd: EtcdServer, step: str
+) -> None:
+    api.start()
+    client, url = api.connect(), f"etcd://{etcd.endpoint}"
+    with writing(client) as made:
+        done = run(api.state, url, program=(CUT_SHORT, step, "0"))
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert recall_store(api.state) == (url if step == "switch:after" else "sqlite")
+        after = len(made)
+        until(lambda: len(made) > after + 20)  # writes go on, without another command
+        if step != "switch:after":
+            ok(api.state, url, *(["--overwrite"] if step == "finish:after" else []))
+    assert names_of(client) == sorted(made)
+    ok(api.state, "--back")
+    assert names_of(client) == sorted(made)
+
+
+@pytest.mark.parametrize("step", ["begin:after", "hold_commits:after", "finish:after", "switch:before"])
+def test_an_api_server_that_is_killed_meanwhile_loses_nothing(api: ApiProcess, etcd: EtcdServer, step: str) -> None:
+    process = api.start()
+    client, url = api.connect(), f"etcd://{etcd.endpoint}"
+    with writing(client) as made:
+        done = run(api.state, url, program=(CUT_SHORT, step, str(process.pid)))
+        assert done.returncode > 0 and "Traceback" not in done.stderr, done.stderr
+        assert recall_store(api.state) == "sqlite"
+        process.wait()
+        api.start()
+        after = len(made)
+        until(lambda: len(made) > after + 20)
+        ok(api.state, url, "--overwrite")
+    assert names_of(client) == sorted(made)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_api_server_that_is_killed_as_it_switches_has_either_store(
+    api: ApiProcess, etcd: EtcdServer, when: str
+) -> None:
+    process = start_with(api, API_CUT_SHORT, when)
+    client, url = api.connect(), f"etcd://{etcd.endpoint}"
+    with writing(client) as made:
+        done = run(api.state, url)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL
+        assert recall_store(api.state) == ("sqlite" if when == "before" else url)
+        assert (done.returncode == 0) is (when == "after"), done.stderr
+        api.start()
+        after = len(made)
+        until(lambda: len(made) > after + 20)
+    assert names_of(client) == sorted(made)
+
+
+def start_with(api: ApiProcess, program: str, *words: str) -> subprocess.Popen[str]:
+    """``api.start`` with another program."""
+    argv = [sys.executable, "-c", program, *words, "api", "--state", str(api.state)]
+    argv += ["--context", str(api.state / "context.json"), "--listen", f"127.0.0.1:{api.port}"]
+    process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, text=True)
+    api.processes.append(process)
+    return process
+
+
+def test_what_cannot_be_is_refused_and_changes_nothing(api: ApiProcess, etcd: EtcdServer, tmp_path: Path) -> None:
+    assert "is not a server's state folder" in refused(tmp_path, "sqlite")
+    process = api.start()
+    client, url = api.connect(), f"etcd://{etcd.endpoint}"
+    client.create(volume("a"))
+    assert "already" in refused(api.state, "sqlite")
+    assert "is not a store" in refused(api.state, "mysql://a")
+    assert "one of URL" in refused(api.state)
+    assert "one of URL" in refused(api.state, url, "--back")
+    assert "--member goes with members" in refused(api.state, "members")
+    assert "--pause is at most" in refused(api.state, url, "--pause", "5m")
+    assert "check that etcd runs" in refused(api.state, "etcd://127.0.0.1:1")
+    assert "needs" in (said := refused(api.state, "etcds://127.0.0.1:1")) and "ca.crt" in said
+    assert read_exchange(api.state) is None
+
+    other = ApiProcess(tmp_path / "other", "--store", url)  # another fabric's
+    try:
+        running = other.start()
+        theirs = other.connect()
+        theirs.create(volume("theirs"))
+        assert "objects already" in refused(api.state, url)
+        assert "stop every server that uses it" in refused(api.state, url, "--overwrite")
+        assert names_of(theirs) == ["theirs"]
+        running.terminate()
+        running.wait()
+        assert "objects already" in refused(api.state, url)
+        ok(api.state, url, "--overwrite")
+    finally:
+        for one in other.processes:
+            if one.poll() is None:
+                one.kill()
+            one.communicate()
+    process.kill()
+    process.wait()
+    assert "no server runs" in refused(api.state, "--back")
+    assert names_of_restarted(api) == ["a"]
+
+
+def names_of_restarted(api: ApiProcess) -> list[str]:
+    api.start()
+    client = api.connect()
+    found = names_of(client)
+    client.close()
+    return found
+
+
+def test_a_full_etcd_and_a_second_command_are_refused(api: ApiProcess, tmp_path: Path) -> None:
+    small = EtcdServer(tmp_path / "small", options=("--quota-backend-bytes", "2000000"))
+    small.start()
+    api.start()
+    client, url = api.connect(), f"etcd://{small.endpoint}"
+    try:
+        for n in range(30):
+            client.create({"kind": "secret", "name": f"s{n}", "spec": {"values": {"k": os.urandom(30_000).hex()}}})
+        assert "has used up its quota" in refused(api.state, url)
+        assert recall_store(api.state) == "sqlite" and read_exchange(api.state) is None
+        client.create(volume("a"))
+        small.send(signal.SIGSTOP)
+        first = threading.Thread(target=run, args=(api.state, url))
+        first.start()
+        until(lambda: read_exchange(api.state) is not None)
+        assert "runs for" in refused(api.state, "--confirm")
+        small.send(signal.SIGCONT)
+        first.join()
+    finally:
+        small.end()
