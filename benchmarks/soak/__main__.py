@@ -26,6 +26,7 @@ from benchmarks.soak import (
 
 PROOFS = {
     "simulation": simulation.measure,
+    "simulated-servers": simulation.measure_servers,
     "failovers": failovers.measure,
     "autonomy": autonomy.measure,
     "alone": alone.measure,

@@ -10,18 +10,24 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from tests.simulation.virtual_loop import Event, Part, block_on, either
 from weft.client.answer import ClientAnswer, raise_problem
+from weft.client.connection import Unanswered
+from weft.client.context import Context
+from weft.client.server.endpoints import CONNECT_SECONDS, Endpoints
+from weft.client.server.endpoints import HEADER as SERVERS
 from weft.contracts.store import Absent, Batch, Entry, Lease, Page, Precondition, StoreFull, Write
 from weft.objects.errors import StoreUnavailable, Unavailable, WeftError
 from weft.serving.answer import Answer as Made
 from weft.serving.request import Request
 from weft.trust.peer import Peer
+
+ANSWER_SECONDS, SILENCE_SECONDS = 10.0, 30.0
 
 
 class Faults(Protocol):
@@ -38,10 +44,15 @@ class Faults(Protocol):
     def is_deaf(self, who: str) -> bool: ...
 
 
-class Doorway:
-    """Where the API servers can be reached: the process that serves now, and its application."""
+class Unsent(Unavailable):
+    """Nobody got the request."""
 
-    def __init__(self) -> None:
+
+class Doorway:
+    """Where the API of server ``name`` can be reached: the process that serves now, and its application."""
+
+    def __init__(self, name: str = "s1") -> None:
+        self.name, self.url = name, f"https://{name}:7443"
         self.part: Part | None = None
         self.app: Any = None
 
@@ -51,13 +62,36 @@ class Doorway:
 
 
 class Line:
-    """HTTP of one client to the API servers. ``token`` a person's, or ``node_uid`` of a node with its certificate."""
+    """HTTP of a client to the API servers. ``token`` is a person's, who asks another server each time, ``node_uid`` of a node with
+    its certificate, which keeps to the server that answers, as the shipped client does. ``others`` are the URLs of servers
+    that it knows besides the first."""
 
-    def __init__(self, doorway: Doorway, faults: Faults, who: str, token: str = "", node_uid: str = "") -> None:
-        self._doorway, self._faults, self.who = doorway, faults, who
+    def __init__(
+        self,
+        doorways: Sequence[Doorway],
+        faults: Faults,
+        who: str,
+        token: str = "",
+        node_uid: str = "",
+        others: Sequence[str] = (),
+    ) -> None:
+        self._doorways, self._faults, self.who = {one.url: one for one in doorways}, faults, who
+        known = [one.url for one in doorways[1:]] if token else list(others)
+        self._endpoints = Endpoints(Context(server=doorways[0].url, ca="a fabric's", others=known))
+        self._kept: Part | None = None  # the process that the connection leads to
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._peer = Peer(node_uid, 0.0, 1e12, "") if node_uid else None
         self.streams: list[Stream] = []
+
+    @property
+    def roams(self) -> bool:
+        """Whether it asks several servers in turn."""
+        return len(self._doorways) > 1 and self._peer is None
+
+    @property
+    def others(self) -> list[str]:
+        """All servers that it knows."""
+        return [place.url for place in self._endpoints.in_turn()]
 
     async def exchange(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}
@@ -65,35 +99,79 @@ class Line:
         """One request. Raises Unavailable when no answer comes, whether or not the API servers acted on it."""
         faults = self._faults
         await asyncio.sleep(faults.delay(0.01))
+        doorway = await self._dial()
         unheard = faults.is_deaf(self.who) if method == "GET" else faults.is_cut_off(self.who)
-        if unheard or faults.hit("request lost"):
-            await asyncio.sleep(faults.delay(10.0))
-            raise Unavailable("no answer")
-        part, app = self._doorway.part, self._doorway.app
+        if unheard or self._is_cut(doorway) or faults.hit("request lost"):
+            await self._wait_in_vain()
+        part, app = doorway.part, doorway.app
         if part is None or not part.alive or app is None:
-            raise Unavailable("connection refused")
+            raise Unsent("connection refused")
         # People's requests are repeated by themselves, when no answer came: one that was refused never comes again.
         if self._peer is not None and faults.hit("request repeated"):
-            part.spawn(self._late(method, path, body, headers))
-        stream = Stream()
+            part.spawn(self._late(app, method, path, body, headers))
+        stream = Stream(self._most_silence(ANSWER_SECONDS))
         part.spawn(self._ask(app, method, path, body, headers, stream))
-        await stream.complete(part)
+        try:
+            await stream.complete(part)
+        except Unavailable:
+            self._kept = None
+            raise
         await asyncio.sleep(faults.delay(0.01))
-        if faults.is_cut_off(self.who) or faults.hit("answer lost"):
-            await asyncio.sleep(faults.delay(10.0))
-            raise Unavailable("no answer")
+        if faults.is_cut_off(self.who) or self._is_cut(doorway) or faults.hit("answer lost"):
+            await self._wait_in_vain()
+        if named := stream.headers.get(SERVERS, ""):
+            self._endpoints.learn(named)
         return ClientAnswer(stream.status, stream.headers, b"".join(stream.pieces))
+
+    async def _dial(self) -> Doorway:
+        """The server that this request goes to; of several the one of the kept connection, or the next that can be reached."""
+        if len(self._doorways) == 1:
+            return next(iter(self._doorways.values()))
+        places = self._endpoints.in_turn()
+        if self._peer is None:  # a person, who goes on to the next one
+            self._endpoints.prefer(places[1])
+            places = self._endpoints.in_turn()
+        elif self._kept is not None and self._kept.alive:
+            kept = self._doorways[places[0].url]
+            if kept.part is self._kept:
+                return kept
+        for place in places:
+            doorway = self._doorways[place.url]
+            if not doorway.up or doorway.app is None or doorway.part is None:
+                continue
+            if self._is_cut(doorway) or doorway.part.frozen:
+                await asyncio.sleep(CONNECT_SECONDS)
+                continue
+            self._endpoints.prefer(place)
+            self._kept = doorway.part
+            return doorway
+        raise Unsent("no server can be reached")
+
+    def _is_cut(self, doorway: Doorway) -> bool:
+        """Whether the line between the client and this server of several is cut."""
+        cut = self._faults.is_cut_off
+        return len(self._doorways) > 1 and (cut(doorway.name) or cut(name_line(self.who, doorway.name)))
+
+    def _most_silence(self, seconds: float) -> float | None:
+        """How long an answer is waited for; for ever where it is the only server's."""
+        return seconds if len(self._doorways) > 1 else None
+
+    async def _wait_in_vain(self) -> NoReturn:
+        self._kept = None
+        await asyncio.sleep(self._faults.delay(10.0))
+        raise Unavailable("no answer")
 
     async def begin(self, path: str) -> Stream:
         """A GET whose answer goes on."""
         await asyncio.sleep(self._faults.delay(0.01))
-        part = self._doorway.part
-        app = self._doorway.app
+        doorway = await self._dial()
+        part, app = doorway.part, doorway.app
         if app is None or part is None or not part.alive:
-            raise Unavailable("connection refused")
-        if self._faults.is_deaf(self.who) or self._faults.hit("request lost"):
+            raise Unsent("connection refused")
+        if self._faults.is_deaf(self.who) or self._is_cut(doorway) or self._faults.hit("request lost"):
             raise Unavailable("no answer")
-        stream = Stream()
+        stream = Stream(self._most_silence(SILENCE_SECONDS))
+        stream.doorway = doorway
         stream.part = part
         self.streams = [old for old in self.streams if not old.closed]
         self.streams.append(stream)
@@ -110,15 +188,16 @@ class Line:
         assert stream.part is not None
         while not stream.pieces and not stream.over:
             await stream.more(stream.part)
-        if stream.closed or self._faults.is_deaf(self.who) or self._faults.hit("stream broken"):
+        cut = self._faults.is_deaf(self.who) or (stream.doorway is not None and self._is_cut(stream.doorway))
+        if stream.closed or cut or self._faults.hit("stream broken"):
             stream.close()
             raise Unavailable("the connection was lost")
         await asyncio.sleep(self._faults.delay(0.005))
         return stream.pieces.pop(0) if stream.pieces else b""
 
-    async def _late(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+    async def _late(self, app: Any, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
         await asyncio.sleep(self._faults.delay(6.0))
-        await self._ask(self._doorway.app, method, path, body, headers, Stream())
+        await self._ask(app, method, path, body, headers, Stream())
 
     async def _ask(
         self, app: Any, method: str, path: str, body: bytes, headers: Mapping[str, str], stream: Stream
@@ -141,9 +220,11 @@ class Line:
 
 
 class Stream:
-    """One answer on its way."""
+    """One answer on its way. ``silence_seconds``: it is given up after so long without a piece; None: never."""
 
-    def __init__(self) -> None:
+    def __init__(self, silence_seconds: float | None = None) -> None:
+        self._silence_seconds = silence_seconds
+        self.doorway: Doorway | None = None
         self.status = 0
         self.headers: dict[str, str] = {}
         self.pieces: list[bytes] = []
@@ -169,10 +250,17 @@ class Stream:
             await made.pieces.aclose()
 
     async def more(self, part: Part) -> None:
-        """Return when something came; raises Unavailable when ``part`` is gone."""
+        """Return when something came; raises Unavailable when ``part`` is gone, Unanswered when it is silent for too long."""
         if not self.news.is_set():
-            waiting = asyncio.get_running_loop().create_task(self.news.wait())
+            loop = asyncio.get_running_loop()
+            waiting = loop.create_task(self.news.wait())
+            if self._silence_seconds is not None:
+                timer = loop.call_later(self._silence_seconds, waiting.cancel)
             await either(waiting, part.died)
+            if self._silence_seconds is not None:
+                timer.cancel()
+            if waiting.cancelled():
+                raise Unanswered("nothing came")
             waiting.cancel()
         if not part.alive:
             raise Unavailable("the connection was lost")
@@ -185,6 +273,11 @@ class Stream:
     def close(self) -> None:
         self.closed = True
         self.news.set()
+
+
+def name_line(who: str, server: str) -> str:
+    """The line between a client and one of several servers, as what may be cut off."""
+    return f"{who} from {server}"
 
 
 def is_placement(precondition: Precondition) -> bool:
@@ -319,6 +412,7 @@ class Socket:
                 batch = await following
                 if not self._local:
                     await asyncio.sleep(self._faults.delay(0.003))
+                    await self._until_thawed()
                 yield batch
         finally:
             if following is not None:
@@ -356,9 +450,17 @@ class Socket:
         await asyncio.sleep(self._faults.delay(0.002))
         if not self._local and not self._doorway.up:
             raise StoreUnavailable("nobody serves the store")
+        await self._until_thawed()
+
+    async def _until_thawed(self) -> None:
+        """While the process that serves the store stands still, nothing comes of it."""
+        part = self._doorway.part
+        while not self._local and part is not None and part.frozen:
+            await asyncio.sleep(0.2)
 
     async def _come(self, loss: str) -> None:
         part = self._doorway.part
         await asyncio.sleep(self._faults.delay(0.002))
+        await self._until_thawed()
         if not self._local and (part is None or not part.alive or self._faults.hit(loss)):
             raise StoreUnavailable("the store's connection was lost")

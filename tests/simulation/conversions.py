@@ -125,7 +125,7 @@ class Converter:
         self.volume = "" if number % 2 else f"{name}-data"
         self._fabric = fabric
         self._draw = random.Random(f"conversions {fabric.fate.seed} {name}")
-        self._line = Line(fabric.server.doorway, fabric.fate, f"converter of {name}", token=TOKEN)
+        self._line = Line(fabric.doorways, fabric.fate, f"converter of {name}", token=TOKEN)
         fabric.sides.names.add(name)
 
     async def live(self) -> None:

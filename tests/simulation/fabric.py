@@ -13,16 +13,20 @@ import msgspec
 
 from tests.scenario.agent_lab import BUNDLE, DIGEST
 from tests.simulation import virtual_loop
+from tests.simulation.clerks import GIB, LIMITS, TALLIES, Clerk, Register
+from tests.simulation.clerks import PROJECT as SHOP
 from tests.simulation.connections import Line
 from tests.simulation.conversions import DIGEST as WEB_DIGEST
 from tests.simulation.conversions import IMAGE as WEB_IMAGE
 from tests.simulation.conversions import Converter, Sides
-from tests.simulation.fate import BACKUP_EVERY, LOST_EVERY, LOST_OFTEN, Fate
+from tests.simulation.etcd import Cluster, EtcdLedger
+from tests.simulation.fate import BACKUP_EVERY, LOST_EVERY, LOST_OFTEN, SKEW_SECONDS, Fate
 from tests.simulation.jobs import Runner, TaskBook
 from tests.simulation.leases import Holder, Promises
-from tests.simulation.ledger import make_ledger
+from tests.simulation.ledger import Notes, make_ledger
 from tests.simulation.machines import Processes
 from tests.simulation.node import Node
+from tests.simulation.outages import Outages
 from tests.simulation.people import MIB, TOKEN, TOKEN_SECRET, Person, insist
 from tests.simulation.promises import find_unmet
 from tests.simulation.server import Server
@@ -67,6 +71,7 @@ class Fabric:
         leases: bool,
         tenants: bool = False,
         snapshots: bool = False,
+        servers: int = 1,
     ) -> None:
         self.loop, self.folder, self.fate = loop, folder, fate
         self.broke: asyncio.Future[None] = loop.create_future()
@@ -95,8 +100,20 @@ class Fabric:
         self.underlay = Underlay(fate)
         self.clock = Clock(loop)
         self.witness.wall = self.clock.now
-        self.ledger = make_ledger(store, folder, self.clock, self.witness)
-        self.server = Server(self, "s1")
+        notes = Notes(self.clock, self.witness)
+        self.cluster = Cluster(loop, fate, notes) if store == "etcd" else None  # of etcd, which several servers share
+        self.servers = self._make_servers(servers, store, notes)
+        self.server, self.ledger = self.servers[0], self.servers[0].ledger
+        self.doorways = [server.doorway for server in self.servers]
+        self.register, self.clerks = Register(self), list[Clerk]()
+        if self.cluster is not None:
+            self.outages, see = Outages(self, self.cluster), self.witness.on_commit
+
+            def see_commit(was: Envelope | None, now: Envelope | None) -> None:
+                see(was, now)
+                self.register.see_commit(was, now)
+
+            self.witness.on_commit = see_commit
         self.lines: dict[str, Line] = {}
         self.nodes: list[Node] = []
         self.people: list[Person] = []
@@ -108,6 +125,17 @@ class Fabric:
         self.forgotten_volumes: set[str] = set()  # uids of volumes that an older store didn't know
         self.lives: list[asyncio.Task[None]] = []
         self.reviving: list[asyncio.Task[None]] = []
+
+    def _make_servers(self, count: int, store: str, notes: Notes) -> list[Server]:
+        if self.cluster is None:
+            assert count == 1
+            return [Server(self, "s1", make_ledger(store, self.folder, self.clock, notes), self.clock)]
+        servers = []
+        for name in (f"s{number}" for number in range(1, count + 1)):
+            clock = Clock(self.loop)
+            clock.jump_seconds = self.fate.draw.uniform(-SKEW_SECONDS, SKEW_SECONDS)
+            servers.append(Server(self, name, EtcdLedger(self.cluster, name, clock), clock))
+        return servers
 
     @property
     def broken(self) -> bool:
@@ -134,7 +162,10 @@ class Fabric:
         await self.set_up()
         self.lives = [
             self.loop.create_task(p.live(), name=f"the wishes of {p.name}")
-            for p in (*self.people, *self.runners, *self.converters, *self.holders, *self.tenants, *self.snapshot_users)
+            for p in (
+                *(*self.people, *self.runners, *self.converters, *self.holders, *self.tenants),
+                *(*self.snapshot_users, *self.clerks),
+            )
         ]
         await asyncio.sleep(3.0)
         self.fate.on = True
@@ -166,7 +197,8 @@ class Fabric:
         part = self.server.doorway.part
         assert part is not None
         await part.spawn(self._fill())
-        self.server.start_controllers()
+        for server in self.servers:
+            server.start()
         for node in self.nodes:
             node.start()
 
@@ -201,6 +233,15 @@ class Fabric:
             [SnapshotUser(self, name, self.fate.seed) for name in ("ada", "bob", "cyd")] if self.snapshots else []
         )
         self.runners = [Runner(self, name, self.fate.seed) for name in ("sums", "thumbs")] if self.jobs else []
+        if self.cluster is not None:
+            await self._put(_envelope("project", SHOP, None, {}))
+            await self._put(_envelope("quota", "project", SHOP, {"disk": LIMITS[0] * GIB}))
+            for name in TALLIES:
+                tally = _envelope("disruptionbudget", name, SHOP, BUDGET)
+                tally.labels = {"n": "0", "by": name}
+                await self._put(tally)
+            self.register.made.clear()
+            self.clerks = [Clerk(self, name, self.fate.seed) for name in ("kim", "lee", "max")]
         await self.ledger.back_up()
 
     async def _enrol(self, name: str) -> Node:
@@ -250,12 +291,13 @@ class Fabric:
         draw = self.fate.draw
         node = draw.choice(self.nodes)
         pause = draw.random() * draw.choice((0.2, 2.0, 5.0))
-        if name == "API server killed" and self.server.doorway.up:
-            self.server.kill_api()
-            self.later(pause, self.server.start_api)
-        elif name == "controllers killed" and self.server.controllers is not None and self.server.controllers.alive:
-            self.server.kill_controllers()
-            self.later(pause, self.server.start_controllers)
+        server = self.server if self.cluster is None else draw.choice(self.servers)
+        if name == "API server killed" and server.doorway.up:
+            server.kill_api()
+            self.later(pause, server.start_api)
+        elif name == "controllers killed" and server.controllers is not None and server.controllers.alive:
+            server.kill_controllers()
+            self.later(pause, server.start_controllers)
         elif name == "agent killed" and node.up:
             node.kill()
             self.later(pause, node.start)
@@ -268,7 +310,8 @@ class Fabric:
         elif name == "guest dies" and (alive := self._alive_on(node)):
             node.kill_guest(draw.choice(alive))
         elif name == "clock jumps":
-            draw.choice([self.clock, *(n.clock for n in self.nodes)]).jump_seconds = draw.uniform(-1e5, 1e5)
+            clocks = [] if self.cluster is not None else [self.clock]  # which is nobody's of several
+            draw.choice([*clocks, *(n.clock for n in self.nodes)]).jump_seconds = draw.uniform(-1e5, 1e5)
         elif name == "disk full begins" and not self.fate.disk_full:
             self.fate.disk_full = not self.ledger.fill_disk(True)
             self.later(pause, self._make_room)
@@ -284,7 +327,7 @@ class Fabric:
         elif name == "older store restored" and self.server.doorway.up and not self.removing:
             return self._restore(pause)
         else:
-            return False
+            return self.cluster is not None and self.outages.befall(name)
         return True
 
     def _restore(self, pause: float) -> bool:
@@ -349,6 +392,7 @@ class Fabric:
             await asyncio.sleep(5.0)  # it isn't lost yet
         if answer.status >= 300 and answer.status != 404:  # the first answer may have been lost
             self.witness.note(f"node {node.name} could not be removed: {answer.json()}")
+        self._see_stopped()
         await asyncio.sleep(self.fate.draw.uniform(0.0, 20.0))
         self.dark.discard(node.name)
         self.witness.dark.discard(node.uid)
@@ -363,11 +407,18 @@ class Fabric:
         await asyncio.sleep(2.0)
         self.removing = False
 
+    def _see_stopped(self) -> None:
+        """What had ended on a node that was given up runs no second time elsewhere: people see that, and start it or don't."""
+        stopped = {vm.uid for vm in self.ledger.notes.objects("vm") if msgspec.json.decode(vm.spec)["run"] == "stop"}
+        for person in self.people:
+            if person.wanted is not None and person.wanted["uid"] in stopped:
+                person.wanted["spec"]["run"] = "stop"
+
     async def _operate(self, path: str) -> None:
         await self._ask("POST", path)
 
     async def _ask(self, method: str, path: str) -> Any:
-        line = Line(self.server.doorway, self.fate, "operator", token=TOKEN)
+        line = Line(self.doorways, self.fate, "operator", token=TOKEN)
         return await insist(line, method, path, {} if method == "POST" else None, lambda: self.restores)
 
     def heal(self) -> None:
@@ -375,8 +426,9 @@ class Fabric:
         self.fate.on = False
         self._make_room()
         self.fate.cut_off.clear()
-        self.server.start_api()
-        self.server.start_controllers()
+        if self.cluster is not None:
+            self.outages.end()
+        self.server.start()
         for node in self.nodes:
             node.start()
 

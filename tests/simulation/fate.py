@@ -20,6 +20,14 @@ CHANCES = {
     "driver fails": 0.04,
     "driver is slow": 0.05,
 }
+# And where several servers share an etcd.
+ETCD_CHANCES = {
+    "request to etcd lost": 0.004,
+    "answer of etcd lost": 0.006,
+    "request to etcd late": 0.006,
+    "watch of etcd late": 0.002,
+    "watch of etcd broken": 0.003,
+}
 # What befalls the fabric as a whole, and how often compared to the others.
 MISFORTUNES = {
     "API server killed": 3,
@@ -45,7 +53,23 @@ GIVEN_UP = {**MISFORTUNES, "older store restored": 0, "node removed": 8}
 # Clocks of nodes that differ from the server's begin leases at other times (decision 0142).
 LEASES = {**MOVING, "clock jumps": 0, "node cordoned": 4}
 TENANTS = {**LEASES, "controllers killed": 8}
+# Of several servers. An older store is put back only where none of them runs.
+SERVERS = {
+    **MISFORTUNES,
+    "older store restored": 0,
+    "server killed": 5,
+    "server frozen": 6,
+    "server cut off from etcd": 5,
+    "server deaf to etcd": 3,
+    "server cut off from a node": 4,
+    "server cut off from all": 3,
+    "etcd without a leader": 4,
+    "server's clock jumps": 3,
+}
+SERVERS_KEPT = {**SERVERS, "node removed": 0}
+SKEW_SECONDS = 1800.0  # of a server's clock at most: an hour between two
 LOST_OFTEN = 0.2  # how often a misfortune is that a node counts as lost, where leases are looked at
+_ALL_CHANCES = CHANCES | ETCD_CHANCES
 BACKUP_EVERY = 8  # misfortunes, on average, between two backups of the store
 LOST_EVERY = 30  # and between two nodes that are silent for so long that they count as lost
 
@@ -72,7 +96,7 @@ class Fate:
         """Whether a fault of this name happens now; it is counted."""
         if name == "disk full":
             return self.disk_full
-        if not self.on or self.spent or self.draw.random() >= CHANCES[name]:
+        if not self.on or self.spent or self.draw.random() >= _ALL_CHANCES[name]:
             return False
         self.note(name)
         return True

@@ -105,7 +105,7 @@ class Runner:
         self.name = name
         self._fabric = fabric
         self._draw = random.Random(f"jobs {seed} {name}")
-        self._line = Line(fabric.server.doorway, fabric.fate, f"runner of {name}", token=TOKEN)
+        self._line = Line(fabric.doorways, fabric.fate, f"runner of {name}", token=TOKEN)
 
     async def live(self) -> None:
         number = 0

@@ -53,7 +53,7 @@ class Holder:
         self.name = name
         self._fabric = fabric
         self._draw = random.Random(f"leases {seed} {name}")
-        self._line = Line(fabric.server.doorway, fabric.fate, f"holder of {name}", token=TOKEN)
+        self._line = Line(fabric.doorways, fabric.fate, f"holder of {name}", token=TOKEN)
 
     async def live(self) -> None:
         number = 0

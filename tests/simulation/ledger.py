@@ -62,6 +62,10 @@ class Notes:
                 continue
             self._witness.see_commit(writer, was, now)
 
+    def fail(self, what: str) -> None:
+        """Raises Violation."""
+        self._witness.fail(what)
+
     def begin_history(self, epoch: str) -> None:
         """What nodes say is of this history, once they have heard of it."""
         self._witness.epoch = epoch
@@ -100,6 +104,9 @@ class Ledger(Protocol):
         idempotency_key: str | None = None,
     ) -> int: ...
 
+    def of(self, process: str) -> Any:
+        """The store as this process asks it."""
+
     def end_process(self) -> None:
         """Its process is gone: leases and what was not committed with it."""
 
@@ -121,7 +128,7 @@ class MemoryLedger(MemoryStore):
         self.notes = notes
         self._writer = ""
         self._backup: dict[str, Any] | None = None
-        self._watches = _OwnedWatches(self._epoch, 0, self._replay)
+        self._watches = OwnedWatches(self._epoch, 0, self._replay)
 
     async def commit_as(
         self,
@@ -132,6 +139,9 @@ class MemoryLedger(MemoryStore):
     ) -> int:
         self._writer = writer
         return await self.commit(writes, preconditions, idempotency_key=idempotency_key)
+
+    def of(self, process: str) -> MemoryLedger:
+        return self
 
     def _apply(self, writes: Sequence[Write]) -> int:
         before, revision = self._revision, super()._apply(writes)
@@ -154,7 +164,7 @@ class MemoryLedger(MemoryStore):
         self._entries, self._keys = dict(self._backup["entries"]), list(self._backup["keys"])
         self._epoch, self._log, self._recent, self._older = make_epoch(), [], {}, {}
         self._revision = self._compacted = self._revision + 1_000
-        self._watches = _OwnedWatches(self._epoch, self._revision, self._replay)
+        self._watches = OwnedWatches(self._epoch, self._revision, self._replay)
         self.notes.go_back(self._backup["values"])
         self.notes.begin_history(self._epoch)
         return True
@@ -178,7 +188,7 @@ class SqliteLedger(SqliteStore):
         with (  # nothing is waited for in here: an opening that is killed then would leave these to whoever comes next
             mock.patch.object(sqlite_store, "Writer", lambda *given, **more: _SteppedWriter(self, *given, **more)),
             mock.patch.object(sqlite_store, "Readers", _SteppedReaders),
-            mock.patch.object(sqlite_store, "Watches", _OwnedWatches),
+            mock.patch.object(sqlite_store, "Watches", OwnedWatches),
             mock.patch.object(sqlite_writer, "threading", mock.Mock()),
         ):
             super()._start(*opened)
@@ -201,6 +211,9 @@ class SqliteLedger(SqliteStore):
             return await work
         finally:
             self.signer = None
+
+    def of(self, process: str) -> SqliteLedger:
+        return self
 
     def end_process(self) -> None:
         running, self._running = self._running, None
@@ -307,7 +320,7 @@ class _SteppedReaders(Readers):
         return await loop.run_in_executor(None, self._read, read)
 
 
-class _OwnedWatches(Watches):
+class OwnedWatches(Watches):
     """Watches that know whose they are, and are told in the order in which they came."""
 
     def _join(self, prefix: str) -> Any:
@@ -339,6 +352,5 @@ class _Ordered(dict[Any, None]):
         del self[item]
 
 
-def make_ledger(store: str, folder: Path, clock: Clock, witness: Witness) -> MemoryLedger | SqliteLedger:
-    notes = Notes(clock, witness)
+def make_ledger(store: str, folder: Path, clock: Clock, notes: Notes) -> MemoryLedger | SqliteLedger:
     return MemoryLedger(clock, notes) if store == "memory" else SqliteLedger(folder, clock, notes)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 from typing import Any
 from unittest import mock
 
@@ -26,15 +27,19 @@ from weft.drivers.linux import processes
 from weft.drivers.runtime.fake.migration import FakeMigrations
 from weft.informer.cache import Cache
 from weft.informer.commit import delete
+from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NODES_BY_UID, NodeStatus
 from weft.kinds.quota import QuotaSpec
-from weft.objects.errors import WeftError
+from weft.objects.errors import StoreUnavailable, WeftError
 from weft.scheduler import intake
 from weft.scheduler.allocation import preempt
 from weft.scheduler.intake import Intake
 from weft.scheduler.lease.slots import Slots
 from weft.scheduler.table.snapshot import Snapshot
+from weft.store.etcd import EtcdStore
+from weft.store.etcd import commits as etcd_commits
+from weft.store.etcd.marks import Mark
 
 MOST_STEPS = 500_000  # of a run: twenty times those of one with 120 faults
 Mutation = Callable[[], Any]  # a context manager
@@ -220,6 +225,48 @@ def count_for_the_project_alone() -> Any:
     return mock.patch.object(QuotaSpec, "accounts_of", lambda self, user: [("", self)])
 
 
+def commit_without_the_fence() -> Any:
+    """Controllers decide whether or not they still lead."""
+
+    async def write(self: LeaderLease, writes: Sequence[Any], preconditions: Sequence[Any]) -> int:
+        try:
+            return await self.store.commit(writes, preconditions)
+        except StoreUnavailable as problem:
+            raise LeadershipLost(f"a commit's outcome is unknown: {problem}") from problem
+
+    return mock.patch.object(LeaderLease, "_write", write)
+
+
+def send_again_without_a_mark() -> Any:
+    """A commit that etcd doesn't answer is sent again, also if it was done."""
+    return mock.patch.multiple(Mark, compare=lambda self: [], find_done=lambda self, found: None)
+
+
+def count_what_this_server_has_seen() -> Any:
+    """Each API server relies on the quota that it read, and on its own sums."""
+    real = etcd_commits.plan_compare
+
+    def plan_compare(preconditions: Sequence[Any], places: Sequence[bytes]) -> list[Any]:
+        kept = [not getattr(each, "key", "").startswith("/quota/") for each in preconditions]
+        return real(list(compress(preconditions, kept)), list(compress(places, kept)))
+
+    return mock.patch.object(etcd_commits, "plan_compare", plan_compare)
+
+
+def read_what_this_server_has_seen() -> Any:
+    """An API server answers reads with what it read a moment ago."""
+    real = EtcdStore.get
+
+    async def get(self: EtcdStore, key: str) -> Any:
+        seen = self.__dict__.setdefault("seen", {})
+        now = self._clock.elapsed()
+        if key not in seen or now - seen[key][0] > 1.0:
+            seen[key] = (now, await real(self, key))
+        return seen[key][1]
+
+    return mock.patch.object(EtcdStore, "get", get)
+
+
 MUTATIONS: dict[str, Mutation] = {
     mutation.__name__: mutation
     for mutation in (
@@ -252,6 +299,17 @@ WRONG_SHARES: dict[str, Mutation] = {
         leave_slots_uncounted,
         forget_that_it_is_not_shared,
         count_for_the_project_alone,
+    )
+}
+
+
+WRONG_SERVERS: dict[str, Mutation] = {
+    mutation.__name__: mutation
+    for mutation in (
+        commit_without_the_fence,
+        send_again_without_a_mark,
+        count_what_this_server_has_seen,
+        read_what_this_server_has_seen,
     )
 }
 

@@ -66,7 +66,8 @@ class Node:
     async def live(self) -> None:
         """Be the agent's process, and whatever starts it again when it ends."""
         fabric = self.fabric
-        line = Line(fabric.server.doorway, fabric.fate, self.name, node_uid=self.uid)
+        others = fabric.lines[self.name].others if self.name in fabric.lines else []  # its context has them
+        line = Line(fabric.doorways, fabric.fate, self.name, node_uid=self.uid, others=others)
         fabric.lines[self.name] = line
         client = Client.__new__(Client)
         client.project, client._clock = "default", self.clock

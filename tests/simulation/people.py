@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tests.simulation.connections import Line
+from tests.simulation.connections import Line, Unsent
 from weft.objects.errors import Unavailable
 from weft.objects.identity import new_uid
 
@@ -24,6 +24,7 @@ VOLUMES = "/v1/projects/default/volumes"
 MIGRATIONS = "/v1/projects/default/migrations"
 REPORTS, PLANS = "/v1/reports", "/v1/rebalanceplans"
 VERBS = ("stop", "start", "suspend", "resume", "restart", "hold", "release")
+LONGEST_UNDER_WAY_SECONDS = 60.0  # of a request to a server that hung
 NETWORKS: tuple[list[str], ...] = (["default"], ["default", "back"], ["back"], [])
 
 
@@ -36,7 +37,7 @@ class Person:
         self.has_volume = False
         self._fabric = fabric
         self._draw = random.Random(f"wishes {seed} {name}")
-        self._line = Line(fabric.server.doorway, fabric.fate, f"person of {name}", token=TOKEN)
+        self._line = Line(fabric.doorways, fabric.fate, f"person of {name}", token=TOKEN)
 
     async def live(self) -> None:
         fabric, draw = self._fabric, self._draw
@@ -157,15 +158,27 @@ class Person:
         return await insist(self._line, method, path, body, lambda: self._fabric.restores)
 
 
-async def insist(line: Line, method: str, path: str, body: Any, era: Callable[[], int]) -> Any:
-    """Ask until there is an answer that is one; what was answered before the store went back in time is none."""
-    headers = {"idempotency-key": new_uid()} if method == "POST" else {}
+async def insist(
+    line: Line, method: str, path: str, body: Any, era: Callable[[], int] = int, given: dict[str, str] | None = None
+) -> Any:
+    """Ask until there is an answer that is one; what was answered before the store went back in time is none.
+
+    Of several servers one that hung may do later what another one has done or refused by then: so each change has a key, and a
+    refusal after a request without an answer counts once nothing is under way any more."""
+    keyed = method == "POST" or (line.roams and method != "GET")
+    headers = {**(given or {}), **({"idempotency-key": new_uid()} if keyed else {})}
+    unanswered = False
     while True:
         asked_in = era()
         try:
             answer = await line.exchange(method, path, b"" if body is None else msgspec.json.encode(body), headers)
-            if answer.status < 500 and era() == asked_in:
-                return answer
-        except Unavailable:
-            pass
+            if answer.status >= 500:
+                unanswered = True
+            elif era() == asked_in:
+                if answer.status < 300 or not (unanswered and line.roams and keyed):
+                    return answer
+                unanswered = False
+                await asyncio.sleep(LONGEST_UNDER_WAY_SECONDS)
+        except Unavailable as problem:
+            unanswered |= not isinstance(problem, Unsent)
         await asyncio.sleep(0.5)

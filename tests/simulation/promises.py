@@ -33,6 +33,7 @@ def find_unmet(fabric: Fabric) -> list[str]:
     for converter in fabric.converters:
         found += check_sides(fabric, converter)
     found += check_snapshots(fabric) if fabric.snapshots else []
+    found += fabric.register.find_unmet()
     found += _check_moves(fabric)
     for node in fabric.nodes:
         found += _check_node(fabric, node)

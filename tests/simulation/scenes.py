@@ -25,7 +25,7 @@ def play(scene: Scene) -> list[str]:
 
     async def run(fabric: Fabric) -> list[str]:
         await fabric.set_up()
-        await until(lambda: {_node_phase(fabric, node) for node in fabric.nodes} == {"Ready"}, "all nodes are there")
+        await await_nodes(fabric)
         await asyncio.sleep(5.0)  # and have said which history of the store they know
         await scene(fabric)
         for _ in range(240):
@@ -36,6 +36,10 @@ def play(scene: Scene) -> list[str]:
 
     with simulate(1, Fate(1, 0, {})) as fabric:
         return fabric.loop.run_until_complete(run(fabric))
+
+
+async def await_nodes(fabric: Fabric) -> None:
+    await until(lambda: {_node_phase(fabric, node) for node in fabric.nodes} == {"Ready"}, "all nodes are there")
 
 
 async def four_want_the_room_of_three(fabric: Fabric) -> None:

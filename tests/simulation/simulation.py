@@ -18,6 +18,7 @@ from unittest import mock
 
 import msgspec
 
+from tests.simulation.etcd import reach_by_channels
 from tests.simulation.fabric import Fabric
 from tests.simulation.fate import MISFORTUNES, Fate
 from tests.simulation.machines import Processes
@@ -32,7 +33,7 @@ from weft.drivers.linux import processes
 from weft.kinds.node import Gpu
 from weft.launch.server import controllers
 
-Store = Literal["memory", "sqlite"]
+Store = Literal["memory", "sqlite", "etcd"]  # etcd: of several servers
 
 
 class Trace(msgspec.Struct):
@@ -64,12 +65,13 @@ def run_simulation(
     leases: bool = False,
     tenants: bool = False,
     snapshots: bool = False,
+    servers: int = 1,
 ) -> Trace:
     """One run with about ``faults`` faults on this engine of the store; ``weather`` says how often each misfortune comes,
     compared to the others; with ``moves`` people move their VMs as well, with ``jobs`` they run jobs; with
     ``converts`` they have containers alone, and convert them; with ``leases`` they have VMs with leases alone;
-    with ``tenants`` there are those of ``tenants.py`` alone, with ``snapshots`` those who keep snapshots. The same seed
-    gives the same run, anywhere."""
+    with ``tenants`` there are those of ``tenants.py`` alone, with ``snapshots`` those who keep snapshots. ``servers`` share an
+    etcd, and clerks change the same objects at all of them. The same seed gives the same run, anywhere."""
     fate = Fate(seed, faults, weather)
     with simulate(
         seed,
@@ -81,6 +83,7 @@ def run_simulation(
         leases=leases,
         tenants=tenants,
         snapshots=snapshots,
+        servers=servers,
     ) as fabric:
         fabric.loop.run_until_complete(fabric.run())
         seconds = fabric.loop.time()
@@ -110,15 +113,21 @@ def simulate(
     leases: bool = False,
     tenants: bool = False,
     snapshots: bool = False,
+    servers: int = 1,
 ) -> Iterator[Fabric]:
     """A fabric that nothing has happened to yet, on a loop of its own; whoever has it drives ``fabric.loop``."""
     shelf = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=shelf) as folder:
         loop = VirtualLoop(seed)
         asyncio.set_event_loop(None)
-        with _one_source_of_chance(seed) as found, _nothing_collected(), _no_book_of_tasks():
+        with (
+            _one_source_of_chance(seed) as found,
+            _nothing_collected(),
+            _no_book_of_tasks(),
+            contextlib.ExitStack() as more,
+        ):
             try:
-                yield Fabric(
+                fabric = Fabric(
                     loop,
                     Path(folder),
                     fate,
@@ -130,7 +139,11 @@ def simulate(
                     leases=leases,
                     tenants=tenants,
                     snapshots=snapshots,
+                    servers=servers,
                 )
+                if fabric.cluster is not None:
+                    more.enter_context(reach_by_channels(fabric.cluster, loop))
+                yield fabric
             finally:
                 loop.end()
 

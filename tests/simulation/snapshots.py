@@ -195,7 +195,7 @@ class SnapshotUser:
         self.name = name
         self._fabric = fabric
         self._draw = random.Random(f"snapshots {seed} {name}")
-        self._line = Line(fabric.server.doorway, fabric.fate, f"keeper of {name}", token=TOKEN)
+        self._line = Line(fabric.doorways, fabric.fate, f"keeper of {name}", token=TOKEN)
         self._number = 0
 
     async def live(self) -> None:

@@ -171,7 +171,7 @@ class Tenant:
     def __init__(self, fabric: Fabric, name: str, seed: int) -> None:
         self.name, self.fabric = name, fabric
         self.draw = random.Random(f"tenants {seed} {name}")
-        self._line = Line(fabric.server.doorway, fabric.fate, f"tenant {name}", token=TOKEN)
+        self._line = Line(fabric.doorways, fabric.fate, f"tenant {name}", token=TOKEN)
         self._number = 0
 
     async def live(self) -> None:

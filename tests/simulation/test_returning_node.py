@@ -26,7 +26,7 @@ HERE = "n2"
 
 
 async def ask(fabric: Fabric, method: str, path: str, body: Any = None) -> Any:
-    line = Line(fabric.server.doorway, fabric.fate, "operator", token=TOKEN)
+    line = Line(fabric.doorways, fabric.fate, "operator", token=TOKEN)
     answer = await insist(line, method, path, body, lambda: 0)
     assert answer.status < 300, answer.json()
     return answer.json()

@@ -16,7 +16,7 @@ import itertools
 import random
 import warnings
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from greenlet import greenlet
@@ -27,21 +27,41 @@ MOST_STEPS = 3_000_000  # of a run: twenty times those of one with 300 faults
 
 
 class Part:
-    """A process: what runs in its ``context``. ``died`` is done once it was killed."""
+    """A process: what runs in its ``context``. ``died`` is done once it was killed; while it is frozen nothing of it runs."""
 
     def __init__(self, loop: VirtualLoop, name: str) -> None:
         self.name, self.alive = name, True
         self.died: asyncio.Future[None] = loop.create_future()
         self.loop = loop
+        self._held: list[_Handle] = []
         self.context = contextvars.copy_context()
         self.context.run(_part.set, self)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return self.loop.create_task(work, context=self.context.copy())
 
+    @property
+    def frozen(self) -> bool:
+        return self in self.loop.frozen
+
+    def freeze(self) -> None:
+        self.loop.frozen.add(self)
+
+    def thaw(self) -> None:
+        """Go on, with all that came meanwhile."""
+        if self.frozen:
+            self.loop.frozen.remove(self)
+            self.loop.take_back(self._held)
+            self._held = []
+
+    def hold(self, handle: _Handle) -> None:
+        self._held.append(handle)
+
     def kill(self) -> None:
         """It is gone, in the middle of whatever it did."""
         self.alive = False
+        self.loop.frozen.discard(self)
+        self._held.clear()
         self.loop.drop_dead()
         if not self.died.done():
             self.died.set_result(None)
@@ -96,6 +116,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._scheduled: list[tuple[float, _Handle]] = []  # a heap
         self.cancelled = 0  # of them
         self._strands: list[Strand] = []
+        self.frozen: set[Part] = set()
         self.tasks: list[_Task] = []  # kept until the end: what is collected would run its finally clauses
         self._most_tasks = 1_000
         self.steps = 0
@@ -143,13 +164,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 ready.append(handle)
             for _ in range(len(ready)):
                 handle = ready.popleft()
-                if not handle._cancelled:
+                if self.frozen and (part := handle._context.get(_part)) in self.frozen:
+                    part.hold(handle)
+                elif not handle._cancelled:
                     try:
                         handle._context.run(handle._callback, *handle._args)
                     except (SystemExit, KeyboardInterrupt):
                         raise
                     except BaseException as problem:
                         self.call_exception_handler({"message": "a callback failed", "exception": problem})
+
+    def take_back(self, handles: Iterable[_Handle]) -> None:
+        """Run what was held."""
+        self._ready.extend(handles)
 
     def _write_to_self(self) -> None: ...
 

@@ -31,6 +31,7 @@ MAKERS = {
     "vm": {"API server", "deployments", "conversions"},
     "publishedport": {"API server", "conversions", "deployments"},
     "recommendation": {"API server", "conversions"},
+    "server": {"servers"},
     "snapshot": {"API server", "restores"},  # that controller's keep what a restore in place replaces
 }
 REMOVERS = {
