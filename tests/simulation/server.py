@@ -16,9 +16,9 @@ from weft.api.context import ApiContext, Settings
 from weft.contracts.journal import Event as JournalEvent
 from weft.controllers.registry import Needs
 from weft.launch.server import controllers
-from weft.launch.server.identity import Identity
-from weft.launch.server.presence import keep_presence
+from weft.launch.server.membership.presence import keep_presence
 from weft.objects.errors import StoreUnavailable
+from weft.objects.identity import ServerIdentity
 from weft.protocol.server.presence import Presence, name_holder
 from weft.trust.audit_chain import AuditRecord
 
@@ -107,7 +107,7 @@ class Server:
             api.start()
             if self._several:
                 presence = Presence(uid=self._uid, address=self.doorway.url)
-                await keep_presence(store, Identity(self.name, self._uid), presence, self.clock)
+                await keep_presence(store, ServerIdentity(self.name, self._uid), lambda: presence, self.clock)
 
         self.doorway.part, self.doorway.app = part, None
         part.spawn(start()).add_done_callback(self._note_end)
