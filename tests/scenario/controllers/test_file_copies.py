@@ -13,12 +13,13 @@ from tests.scenario.api_lab import ApiLab
 from tests.scenario.people.test_people import wait_until
 from tests.scenario.two_servers_lab import TwoServers
 
-from weft.contracts.store import Delete
+from weft.contracts.store import Delete, Put
 from weft.controllers.file.copies import FileCopies
 from weft.informer.cache import Cache
 from weft.informer.view import make_view
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
 from weft.kinds.parts.function_code import CODE_FOLDER
+from weft.objects.envelope import encode_envelope
 
 OLD = (1_000.0, 1_000.0)
 
@@ -91,6 +92,30 @@ def test_images_code_and_models_come_to_a_server_that_is_to_have_them(lab: TwoSe
     lab.first.client.create(function)
     wait_until(lambda: kept.list() == {image, code})
     assert (kept.folder / CODE_FOLDER / code).read_bytes() == b"code"
+
+
+def test_a_change_that_comes_during_a_round_has_a_round_of_its_own(
+    lab: TwoServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, made, late = put_content(lab.first, b"image"), Kept(lab.second), asyncio.Event()
+    status = ImageStatus(phase="Fetching", sha256=image, format="qcow2")
+    late_image = IMAGE.make("late", ImageSpec(url="file:///x"), 0.0, project="default", status=status)
+    bring = made.copies.bring
+
+    async def bring_late() -> bool:
+        whole = await bring()
+        if not late.is_set():
+            late.set()
+            await lab.store.commit([Put(late_image.key, encode_envelope(late_image))])
+            await made.cache.catch_up()
+        return whole
+
+    monkeypatch.setattr(made.copies, "bring", bring_late)
+    lab.second.run(made.start())
+    try:
+        wait_until(lambda: made.list() == {image})
+    finally:
+        lab.second.run(made.stop())
 
 
 def test_the_content_of_a_deleted_image_goes_from_each_server_unless_another_image_has_it(

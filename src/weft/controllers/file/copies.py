@@ -67,6 +67,7 @@ class FileCopies:
         try:
             while True:
                 pause = AGAIN_SECONDS
+                self._woken.clear()  # what changes from here on has a round of its own
                 with suppress(StoreUnavailable):
                     await self._cache.catch_up()
                     pause = LOOK_SECONDS if await self.bring() else AGAIN_SECONDS
@@ -128,7 +129,6 @@ class FileCopies:
 
     async def _wait(self, seconds: float) -> None:
         """Wait so long, or for a change."""
-        self._woken.clear()
         woken = asyncio.ensure_future(self._woken.wait())
         pause = asyncio.ensure_future(self._clock.sleep(seconds))
         try:
