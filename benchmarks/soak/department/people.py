@@ -17,7 +17,7 @@ from benchmarks.soak.department.oracle import Turn
 from benchmarks.soak.department.rights import Bearer
 from weft.client import Client
 from weft.client.answer import raise_problem
-from weft.client.audit import read_all, verify_server
+from weft.client.audit import read_all, verify_servers
 from weft.client.context import Context, find_context
 from weft.objects.errors import AlreadyExists, NotFound
 
@@ -99,7 +99,7 @@ class People:
             if time.monotonic() > bearer.turns[-1].answered + 8.0:
                 self._dismiss(bearer)
                 self.tokens.remove(bearer)
-        verdict = verify_server(self.admin.http)
+        verdict = verify_servers(self.admin.http)
         if verdict.broken is not None:
             self.problems.append(f"the audit log: {verdict.broken}")
         found, self.problems = self.problems, []

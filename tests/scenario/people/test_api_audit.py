@@ -22,7 +22,7 @@ from tests.scenario.server.test_api_process import ApiProcess
 
 from weft.cli.app import run
 from weft.client import Client
-from weft.client.audit import read_all, read_newest, verify_server
+from weft.client.audit import read_all, read_newest, verify_servers
 from weft.client.context import write_context
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import Forbidden, InvalidInput, WeftError
@@ -210,14 +210,14 @@ def test_a_project_s_admin_and_auditors_see_what_is_theirs(lab: ApiLab) -> None:
         with pytest.raises(Forbidden):
             read_newest(boss.http, query)
     with pytest.raises(Forbidden):
-        verify_server(boss.http)
+        verify_servers(boss.http)
     auditor = lab.with_token(use="access", role="auditor")
     assert {one.get("project") for one in map(msgspec.json.decode, read_all(auditor.http, {}))} >= {
         "lab",
         "other",
         None,
     }
-    assert verify_server(auditor.http).broken is None
+    assert verify_servers(auditor.http).broken is None
     with pytest.raises(Forbidden):
         read_newest(lab.with_token(use="access", role="editor", project="lab").http, {})
 
@@ -354,7 +354,7 @@ def test_whatever_was_acknowledged_before_a_kill_is_in_the_log_and_the_log_is_wh
             file.write(b'{"sequence":' * turn)  # as if it was killed in a write
     api.start()
     with contextlib.closing(api.connect()) as client:
-        assert verify_server(client.http).broken is None
+        assert verify_servers(client.http).broken is None
         recorded = {
             one.name for line in read_after(folder, 0) for one in read_record(line).objects if one.action == "created"
         }

@@ -1,4 +1,5 @@
-"""The audit log over HTTP: pages of its records, and whether its chain is whole."""
+"""The audit log over HTTP: pages of its records, and whether its chain is whole. Each server of the fabric has a log with a chain
+of its own; they are read merged by time."""
 
 from __future__ import annotations
 
@@ -10,10 +11,14 @@ from pathlib import Path
 
 import msgspec
 
+from weft.api.audit.merge import Part, merge_newest, merge_parts, read_place, show_place
 from weft.api.auth.authorise import require_permission, require_person
 from weft.api.context import ApiContext
 from weft.api.request.call import JSON, Call, json_answer, read_count
 from weft.api.route import Route, Topic, refer_to
+from weft.api.servers.away import AWAY, name_away
+from weft.api.servers.merge import ask_others
+from weft.client.audit import ServerVerdicts
 from weft.objects.errors import InvalidInput, Unavailable
 from weft.objects.quantity import parse_moment
 from weft.serving.answer import Answer
@@ -22,6 +27,7 @@ from weft.trust.audit_chain import AuditRecord, AuditVerdict, read_link, read_re
 from weft.trust.credentials import TOKEN_PREFIX
 
 _PAGE, _MOST = 100, 1000
+VERIFY_SECONDS = 600.0  # in which a server follows the chain of a log of 4 GiB
 _MOST_READ = 50_000  # records, for one page
 _SELECTION = ("since", "until", "actor", "kind", "project", "outcome", "after", "limit")
 _OUTCOMES = ("allowed", "refused", "failed")
@@ -51,10 +57,12 @@ class _Wanted(msgspec.Struct, frozen=True):
 
 
 class AuditPage(msgspec.Struct, rename={"follow": "continue"}):
-    """Records, oldest first, each as its line in the log. ``continue``: ``after`` for the next page; null: there is none."""
+    """Records, oldest first, each as its line in the log. ``continue``: ``after`` for the next page; null: there is none. ``away``:
+    servers whose records are missing."""
 
     items: list[msgspec.Raw]
-    follow: int | None = None
+    follow: int | str | None = None
+    away: list[str] = []
 
 
 async def read(context: ApiContext, call: Call) -> Answer:
@@ -83,18 +91,64 @@ async def read(context: ApiContext, call: Call) -> Answer:
             hint=f"one of {', '.join(_OUTCOMES)}",
         )
     limit = read_count(query, "limit", 0, _MOST) or (_MOST if "after" in query else _PAGE)
-    after = read_count(query, "after", 0, 2**53) if "after" in query else None
-    page = await asyncio.to_thread(_read_page, context.audit.folder, wanted, after, limit)
-    return Answer(200, _encoder.encode(page), JSON)
+    own = context.own.name if context.own is not None else ""
+    after = read_place(query["after"], own) if "after" in query else None
+    page = await asyncio.to_thread(
+        _read_page, context.audit.folder, wanted, None if after is None else after.get(own, 0), limit
+    )
+    if context.others.list_all() and not call.is_forwarded:
+        page = await _add_others(context, call, query, page, own, after, limit)
+    return Answer(200, _encoder.encode(page), (*JSON, *name_away(page.away)))
+
+
+async def _add_others(
+    context: ApiContext,
+    call: Call,
+    query: dict[str, str],
+    page: AuditPage,
+    own: str,
+    after: dict[str, int] | None,
+    limit: int,
+) -> AuditPage:
+    """Merge the other servers' pages into this server's."""
+
+    def ask(name: str) -> dict[str, str]:
+        return {**query, "limit": str(limit)} | ({} if after is None else {"after": str(after.get(name, 0))})
+
+    others = await ask_others(context, call, AuditPage, query=ask)
+    pages = {own: page, **others.found}
+    if after is None:
+        items = await asyncio.to_thread(merge_newest, [one.items for one in pages.values()], limit)
+        return AuditPage(items, None, others.away)
+    parts = {name: Part(one.items, one.follow if isinstance(one.follow, int) else None) for name, one in pages.items()}
+    merged = await asyncio.to_thread(merge_parts, parts, after, limit)
+    away = {name: after[name] for name in others.away if name in after}
+    place = show_place({**merged.reached, **away}) if merged.more else None
+    return AuditPage(merged.items, place, others.away)
 
 
 async def verify(context: ApiContext, call: Call) -> Answer:
-    """``GET /v1/audit:verify``: an AuditVerdict on the whole log, up to its newest record."""
+    """``GET /v1/audit:verify``: an AuditVerdict on the whole log, up to its newest record, and on those of the other servers."""
     require_permission(call.actor, "audit:verify", None, "verify the audit log")
     call.query()
     if context.audit.is_verified:
         raise Unavailable("the audit log is being verified", hint="try again", retry_after_seconds=5)
-    return json_answer(await asyncio.to_thread(context.audit.verify))
+    own, others = await asyncio.gather(
+        asyncio.to_thread(context.audit.verify),
+        ask_others(context, call, AuditVerdict, seconds=VERIFY_SECONDS),
+    )
+    verdicts = msgspec.convert(
+        msgspec.to_builtins(own)
+        | {
+            "server": context.own.name if context.own is not None else "",
+            "others": msgspec.to_builtins(others.found),
+            "away": others.away,
+        },
+        ServerVerdicts,
+    )
+    answer = json_answer(verdicts)
+    answer.headers += name_away(others.away)
+    return answer
 
 
 def _read_page(folder: Path, wanted: _Wanted, after: int | None, limit: int) -> AuditPage:
@@ -161,7 +215,8 @@ ROUTES = (
             "required": ["items", "continue"],
             "properties": {
                 "items": {"type": "array", "items": refer_to(AuditRecord)},
-                "continue": {"type": ["integer", "null"], "description": "after= for the next page"},
+                "continue": {"type": ["integer", "string", "null"], "description": "after= for the next page"},
+                "away": AWAY,
             },
         },
         names=(AuditRecord,),
@@ -174,6 +229,7 @@ ROUTES = (
         permission="audit:verify",
         where="all",
         topic=Topic("by people", "verify", "audit"),
-        answers=AuditVerdict,
+        answers=ServerVerdicts,
+        names=(AuditVerdict,),
     ),
 )

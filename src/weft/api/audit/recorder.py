@@ -36,6 +36,8 @@ def record_interrupted(context: ApiContext, call: Call, topic: Topic) -> None:
 
 def _list_records(context: ApiContext, call: Call, topic: Topic, status: int) -> list[AuditRecord]:
     actor = call.known_actor
+    if call.is_forwarded and actor is not None and actor.kind == "person":
+        return []  # it is in the log of the server that the person asked
     if status in REFUSED:
         outcome: AuditOutcome = "refused"
     elif topic.when == "refused" or (topic.when == "by people" and (actor is None or actor.kind != "person")):

@@ -46,6 +46,11 @@ async def authenticate(context: ApiContext, call: Call) -> Actor:
     )
 
 
+def read_credentials(call: Call) -> str:
+    """The Authorization header of a person's request that was authenticated, also by a session's cookie."""
+    return call.bearer or f"Bearer {join_token(call, read_cookie(call))}"
+
+
 async def identify(context: ApiContext, bearer: str) -> Actor:
     """The actor of an Authorization header. Raises NotAuthenticated."""
     return find_known(context, bearer) or await _by_token(context, bearer)

@@ -98,6 +98,11 @@ class Call:
         return self.request.peer
 
     @property
+    def is_forwarded(self) -> bool:
+        """Whether another server of the fabric asks: it gets what this one has itself."""
+        return self.peer is not None and self.peer.server is not None
+
+    @property
     def idempotency_key(self) -> str | None:
         """The client's Idempotency-Key, made unique for the actor and the path."""
         given = self.request.header(b"idempotency-key")

@@ -13,6 +13,8 @@ from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer, read_count, read_seconds
 from weft.api.route import Route, Topic
+from weft.api.servers.away import AWAY, name_away
+from weft.api.servers.merge import ask_others
 from weft.api.trace.node_spans import is_guest_s, read_spans
 from weft.contracts.trace.context import is_trace_id
 from weft.contracts.trace.span import Span
@@ -25,7 +27,7 @@ from weft.objects.identity import object_key
 from weft.protocol.traces import SpansAnswer, SpansInput
 from weft.serving.answer import Answer
 from weft.telemetry.traces.otlp import to_otlp
-from weft.telemetry.traces.store import Summary, TraceStore
+from weft.telemetry.traces.store import Summary, TraceStore, merge_summaries
 from weft.trust.credentials import Actor
 
 DEFAULT_SINCE_SECONDS = 3600.0
@@ -34,9 +36,14 @@ _MOST_BODY_BYTES = 4 << 20
 
 
 class TraceList(msgspec.Struct):
-    """Newest first."""
+    """Newest first. ``away``: servers whose spans are missing."""
 
     items: list[Summary]
+    away: list[str] = []
+
+
+class _Document(msgspec.Struct, rename="camel"):
+    resource_spans: list[msgspec.Raw] = []
 
 
 async def get(context: ApiContext, call: Call, trace: str) -> Answer:
@@ -52,13 +59,19 @@ async def get(context: ApiContext, call: Call, trace: str) -> Answer:
         store.gather()
         return [one for one in store.find(trace) if sees(one)]
 
-    found = await _read(read)
-    if not found:
+    found, others = await _read(read), await ask_others(context, call, _Document)
+    spans = [*to_otlp(found)["resourceSpans"]] if found else []
+    for part in others.found.values():
+        spans += part.resource_spans
+    if not spans:
+        away = f"; away: {', '.join(others.away)}" if others.away else ""
         raise NotFound(
             f"there is no trace {trace}, or none of it is yours to see",
-            hint="traces are kept for 7 days at most: weft trace list",
+            hint=f"traces are kept for 7 days at most: weft trace list{away}",
         )
-    return json_answer(to_otlp(found))
+    answer = json_answer({"resourceSpans": spans} | ({"away": others.away} if others.away else {}))
+    answer.headers += name_away(others.away)
+    return answer
 
 
 async def list_(context: ApiContext, call: Call) -> Answer:
@@ -83,7 +96,12 @@ async def list_(context: ApiContext, call: Call) -> Answer:
         return store.search(since, sees, query.get("object", ""))
 
     found = await _read(read)
-    return json_answer(TraceList([one for one in found if one.seconds >= slow][:limit]))
+    asked_others = {**query, "since": str(since), "slow": "0", "limit": str(_MOST if slow else limit)}
+    others = await ask_others(context, call, TraceList, query=lambda _: asked_others)
+    merged = merge_summaries([found, *(part.items for part in others.found.values())])
+    answer = json_answer(TraceList([one for one in merged if one.seconds >= slow][:limit], others.away))
+    answer.headers += name_away(others.away)
+    return answer
 
 
 async def take(context: ApiContext, call: Call, name: str) -> Answer:
@@ -174,7 +192,10 @@ ROUTES = (
         "The spans of a trace, as OTLP has them in JSON",
         permission="trace:get",
         where="own",
-        answers={"type": "object", "properties": {"resourceSpans": {"type": "array", "items": {"type": "object"}}}},
+        answers={
+            "type": "object",
+            "properties": {"resourceSpans": {"type": "array", "items": {"type": "object"}}, "away": AWAY},
+        },
     ),
     Route(
         "POST",

@@ -20,11 +20,11 @@ from weft.cli.output.local_time import render_time
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
 from weft.cli.stream.whole_file import refuse_existing
-from weft.client.audit import read_all, read_newest, verify_server
+from weft.client.audit import ServerVerdicts, read_all, read_newest, verify_servers
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import parse_moment
-from weft.trust.audit_chain import AuditRecord, AuditVerdict, ChainCheck
+from weft.trust.audit_chain import AuditRecord, AuditVerdict, ChainCheck, read_link
 
 _ACTS = ("list", "verify", "export")
 _COLUMNS = make_columns("TIME!", "ACTOR!~", "VERB!", "OBJECT!~", "OUTCOME!", "REASON", "ADDRESS", "CHANGE~")
@@ -96,7 +96,7 @@ def _run(
     else:
         raws = read_newest(session.client.http, query, tail or _NEWEST)
     if session.is_document:
-        print_data(session, {"items": raws})
+        print_data(session, {"items": raws} | ({"away": session.away} if session.away else {}))
     elif raws:
         print_rows(session, _COLUMNS, [_row(msgspec.json.decode(raw, type=AuditRecord)) for raw in raws])
     else:
@@ -137,23 +137,38 @@ def _export(session: Session, files: tuple[Path, ...], query: dict[str, str], *,
 
 
 def _verify(session: Session, files: tuple[Path, ...]) -> int:
-    verdict = _verify_files(files) if files else verify_server(session.client.http)
-    if session.is_document:
-        print_data(session, msgspec.to_builtins(verdict))
-    elif verdict.broken is not None:
-        print(f"broken at record {verdict.broken.sequence}: {verdict.broken.problem}")
+    if files:
+        verdict, *more = _verify_files(files)
+        others, where = {one.chain: one for one in more}, "in the files"
     else:
-        begins = "" if verdict.first == 1 else f" (older ones are not {'in the files' if files else 'kept'})"
-        print(
-            f"{verdict.records} records are whole: {verdict.first} to {verdict.last}{begins}\nchain {verdict.chain},"
-            f" record {verdict.last} has hash {verdict.hash}"
-        )
-    return 0 if verdict.broken is None else 1
+        verdict = verify_servers(session.client.http)
+        others, where = verdict.others, "kept"
+    if session.is_document:
+        shown = msgspec.to_builtins(verdict)
+        print_data(session, shown | {"others": msgspec.to_builtins(others)} if others else shown)
+    elif isinstance(verdict, ServerVerdicts) and others:
+        for name, one in sorted({verdict.server: verdict, **others}.items()):
+            print(f"server {name}: {_describe(one, where)}")
+    else:
+        for one in (verdict, *others.values()):
+            print(_describe(one, where))
+    return 0 if all(one.broken is None for one in (verdict, *others.values())) else 1
 
 
-def _verify_files(files: Iterable[Path]) -> AuditVerdict:
-    """The files as one chain, in their order."""
-    check = ChainCheck()
+def _describe(verdict: AuditVerdict, where: str) -> str:
+    if verdict.broken is not None:
+        return f"broken at record {verdict.broken.sequence}: {verdict.broken.problem}"
+    begins = "" if verdict.first == 1 else f" (older ones are not {where})"
+    return (
+        f"{verdict.records} records are whole: {verdict.first} to {verdict.last}{begins}\nchain {verdict.chain},"
+        f" record {verdict.last} has hash {verdict.hash}"
+    )
+
+
+def _verify_files(files: Iterable[Path]) -> list[AuditVerdict]:
+    """The verdict on each server's chain in the files, which follow each other."""
+    checks: dict[str, ChainCheck] = {}
+    chain = ""
     for file in files:
         with contextlib.ExitStack() as stack:
             try:
@@ -164,12 +179,13 @@ def _verify_files(files: Iterable[Path]) -> AuditVerdict:
                     hint="give a file that exists and that you may read; weft audit export FILE writes one",
                 ) from None
             while line := lines.readline(_LONGEST_LINE):
-                if not check.verdict.records and not line.startswith(_BEGINS):
+                if not checks and not line.startswith(_BEGINS):
                     raise InvalidInput(
                         f"{file} is not an export of the audit log", hint="weft audit export FILE writes one"
                     )
-                if not check.take(line.rstrip(b"\n")):
-                    return check.verdict
-    if not check.verdict.records:
+                link = read_link(line.rstrip(b"\n"))
+                chain = link.chain if link is not None else chain  # one that can't be read breaks the chain before it
+                checks.setdefault(chain, ChainCheck()).take(line.rstrip(b"\n"))
+    if not checks:
         raise InvalidInput("there are no records in these files", hint="weft audit export FILE writes them")
-    return check.verdict
+    return [check.verdict for check in checks.values()]

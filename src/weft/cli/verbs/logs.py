@@ -15,7 +15,7 @@ from weft.cli.command.target import Target, read_targets, usage
 from weft.cli.job.logs import follow_tasks, read_tries
 from weft.cli.logs.aggregate import show_aggregate
 from weft.cli.logs.reader import Named
-from weft.cli.logs.server import take_processes
+from weft.cli.logs.server import find_servers, take_processes
 from weft.cli.session import Session
 from weft.cli.stream.logs import ask_log, show_log, show_logs
 from weft.kinds.fields.cells import dig
@@ -193,6 +193,7 @@ def _logs(
             if deleted:
                 raise usage("--deleted applies to workloads, not to server processes", "leave out --deleted")
             found = _find(session, kind, words, ",".join(labels), ",".join(fields)) if words or labels or fields else ()
+            processes = find_servers(session, processes)
             named: list[Named] = [*processes, *(one for target in found for one in _open_job(session, target, follow))]
             asked = _ask_aggregate(follow, tail, since, choosing)
             return show_aggregate(session, named, asked, prefix=len(named) > 1 if prefix is None else prefix)

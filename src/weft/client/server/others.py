@@ -1,7 +1,7 @@
 """The other servers of the fabric, as one of them asks them: over HTTPS, with its own certificate of the fabric's CA.
 
 Nobody waits for a server that is away: one without a heartbeat isn't asked, and one that hangs costs ``ANSWER_SECONDS`` once, and
-is left alone for a while. Its name is part of the answer."""
+is left alone for a while. Its name is part of the answer. Only one that takes a connection may take longer for its answer."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ class _Line(NamedTuple):
     url: str
     made_at: float  # in elapsed seconds
     http: Http
+    slow: Http  # for answers that may take long: it keeps no connections, which may lead nowhere
     threads: ThreadPoolExecutor
 
     def close(self) -> None:
         self.http.close()
+        self.slow.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -69,15 +71,17 @@ class OtherServers:
     async def ask_all(
         self,
         method: str,
-        path: str,
-        body: Any = None,
+        path: str | Callable[[str], str],
         *,
         headers: Mapping[str, str] | None = None,
         seconds: float = ANSWER_SECONDS,
     ) -> Answers:
-        """Ask all of them together. It takes no longer than ``seconds``."""
+        """Ask all of them together, each at ``path``, which may depend on its name. It takes no longer than ``seconds``."""
         names = list(self._list())
-        asked = (self.ask(name, method, path, body, headers=headers, seconds=seconds) for name in names)
+        asked = (
+            self.ask(name, method, path if isinstance(path, str) else path(name), headers=headers, seconds=seconds)
+            for name in names
+        )
         given = dict(zip(names, await asyncio.gather(*asked, return_exceptions=True), strict=True))
         answers = Answers({}, [])
         for name, one in given.items():
@@ -107,9 +111,10 @@ class OtherServers:
                 line = self._find_line(name)
                 if line is None:
                     line = await asyncio.to_thread(self._open, name)
-                request = partial(
-                    line.http.request, method, path, body, headers=headers, timeout_seconds=silence or seconds
-                )
+                http, given = line.http, dict(headers or {})
+                if seconds > ANSWER_SECONDS:
+                    http, given = line.slow, given | {"Connection": "close"}
+                request = partial(http.request, method, path, body, headers=given, answer_seconds=silence or seconds)
                 return await asyncio.get_running_loop().run_in_executor(line.threads, request)
         except (TimeoutError, WeftError) as problem:
             raise self._rest(name, problem) from None
@@ -159,10 +164,17 @@ class OtherServers:
             assert self._own is not None
             url, own = self._list().get(name, ""), str(self._authority.renew_own(self._own))
             context = Context(server=url, ca=self._authority.ca, certificate=own, server_name=SERVER_NAME)
-            http = Http(
-                context, timeout_seconds=ANSWER_SECONDS, clock=self._clock, most_answer_bytes=MOST_BYTES, roams=False
+            http, slow = (
+                Http(
+                    context,
+                    timeout_seconds=ANSWER_SECONDS,
+                    clock=self._clock,
+                    most_answer_bytes=MOST_BYTES,
+                    roams=False,
+                )
+                for _ in range(2)
             )
-            line = _Line(url, self._clock.elapsed(), http, ThreadPoolExecutor(_AT_ONCE, f"server {name}"))
+            line = _Line(url, self._clock.elapsed(), http, slow, ThreadPoolExecutor(_AT_ONCE, f"server {name}"))
             former, self._lines[name] = self._lines.get(name), line
         if former is not None:
             former.close()

@@ -119,6 +119,6 @@ class ServerLog(GatheringStore):
         store.append(source, times, b"".join(texts), read, source)
 
 
-def name_source(process: str) -> str:
-    """Name of the source as people write it."""
-    return f"server/{process}"
+def name_source(process: str, server: str = "") -> str:
+    """Name of the source as people write it; ``server``: whose it is, of several."""
+    return f"server/{server}/{process}" if server else f"server/{process}"

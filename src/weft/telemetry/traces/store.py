@@ -8,7 +8,7 @@ span may come twice, and one that isn't over comes again when it is: the newest 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -177,6 +177,26 @@ def summarize(spans: Iterable[Span]) -> Summary:
         len(ordered),
         all(one.end for one in ordered),
         next((one.error for one in ordered if one.error), ""),
+    )
+
+
+def merge_summaries(parts: Iterable[Sequence[Summary]]) -> list[Summary]:
+    """Summaries of traces of which several servers have a part each, newest first."""
+    merged: dict[str, Summary] = {}
+    for one in (one for part in parts for one in part):
+        other = merged.get(one.trace)
+        merged[one.trace] = one if other is None else _join(*sorted((one, other), key=lambda part: part.began_at))
+    return sorted(merged.values(), key=lambda one: -one.began_at)
+
+
+def _join(first: Summary, second: Summary) -> Summary:
+    ends = max(one.began_at + one.seconds for one in (first, second))
+    return msgspec.structs.replace(
+        first,
+        seconds=ends - first.began_at,
+        spans=first.spans + second.spans,
+        over=first.over and second.over,
+        error=first.error or second.error,
     )
 
 
