@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from tests.scenario.function_api_lab import ApiLab, api_lab
 
+from weft.contracts.store import Precondition, Write
 from weft.gateway.function.definition.catalogue import Function
 from weft.gateway.function.invocation.call import Call, InvocationOutcome
 from weft.gateway.function_events import delivery
@@ -25,16 +26,18 @@ from weft.gateway.function_events import file as event_file
 from weft.gateway.function_events.dead_letters import DeadLetters
 from weft.gateway.function_events.delivery import Deliveries
 from weft.gateway.function_events.file import EventFile
-from weft.gateway.function_events.queue import Event, EventQueue
+from weft.gateway.function_events.queue import INSERT, Event, EventQueue
 from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.gateway.function_events.schedules import Schedules
 from weft.informer.view import View
 from weft.kinds.function import FunctionSpec
 from weft.launch.gateway import function_api
 from weft.objects.envelope import Envelope, encode_envelope, merge_part
-from weft.objects.errors import Throttled, TooLarge, Unavailable, WeftError
+from weft.objects.errors import StoreUnavailable, Throttled, TooLarge, Unavailable, WeftError
 from weft.objects.identity import new_uid
+from weft.protocol.function_counts import LEASE_PREFIX, LEASE_SECONDS
 from weft.protocol.invocations import InvocationAnswer, InvocationRefused, Invoke
+from weft.store.memory import MemoryStore
 
 DAY = 86400.0
 
@@ -115,22 +118,36 @@ class Nodes:
 
 
 class Lab:
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "events.db"
-        self.time, self.nodes = Time(), Nodes()
-        self.view = View(("function", "functionversion", "token"))
+    """A gateway; ``beside``: another one of the same fabric."""
+
+    def __init__(self, folder: Path, beside: Lab | None = None) -> None:
+        self.path, self.name = folder / "events.db", folder.name
+        self.time = beside.time if beside is not None else Time()
+        self.store = beside.store if beside is not None else MemoryStore(self.time)
+        self.view = beside.view if beside is not None else View(("function", "functionversion", "token"))
+        self.nodes = Nodes()
 
     async def open(self) -> None:
         self.file = EventFile(self.path)
         await self.file.open()
         files.append(self.file)
         self.letters = DeadLetters(self.file)
+        self.fired, queue = ScheduleState(self.store, self.file, self.name), EventQueue(self.file)
         self.deliveries = Deliveries(
-            EventQueue(self.file), self.letters, self.view, self.nodes, self.time, draw=lambda: 0.5
+            queue, self.letters, self.view, self.nodes, self.time, self.fired, draw=lambda: 0.5
         )
-        self.schedules = Schedules(ScheduleState(self.file), self.view, lambda: True, self.deliveries.stir, self.time)
-        self.tasks = [asyncio.ensure_future(self.deliveries.run()), asyncio.ensure_future(self.schedules.run())]
+        self.schedules = Schedules(self.fired, queue, self.view, lambda: True, self.deliveries.stir, self.time)
+        self.tasks = [
+            asyncio.ensure_future(self.deliveries.run()),
+            asyncio.ensure_future(self.schedules.run()),
+            asyncio.ensure_future(self._report()),
+        ]
         await settle()
+
+    async def _report(self) -> None:
+        while True:
+            await self.store.grant(LEASE_PREFIX + self.name, self.name, LEASE_SECONDS)
+            await self.time.sleep(5.0)
 
     async def close(self) -> None:
         for task in self.tasks:
@@ -323,7 +340,88 @@ async def test_what_fell_into_a_downtime_is_made_up_for_once(lab: Lab) -> None:
     lab.view.drop("/function/default/tick")
     lab.schedules.changed()
     await lab.time.pass_(600)
-    assert len(lab.nodes.calls) == 4 and await ScheduleState(lab.file).known() == {}
+    assert len(lab.nodes.calls) == 4 and await lab.fired.known() == {}
+
+
+def ticks_of(*labs: Lab) -> list[str]:
+    """The times of all runs of schedules, in order; those that ran twice stand there twice."""
+    return sorted(json.loads(call.payload)["time"] for lab in labs for call in lab.nodes.calls)
+
+
+async def test_of_two_gateways_one_fires_and_the_other_goes_on_where_it_died(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    second = Lab(tmp_path / "second", lab)
+    await second.open()
+    lab.time._now = 1_800_000_000.0 - 1_800_000_000.0 % 3600 + 10
+    lab.function("tick", schedule=[{"cron": "* * * * *"}])
+    await lab.time.pass_(160)
+    assert len(lab.nodes.calls) == 2 and not second.nodes.calls
+    never: asyncio.Event = asyncio.Event()
+    lab.nodes.says = lambda call: never.wait()
+    await lab.time.pass_(60)
+    assert len(lab.nodes.calls) == 3  # it is under way, and never ends
+    unfinished = lab.nodes.calls.pop()
+    await lab.close()
+    await lab.time.pass_(130)
+    times = ticks_of(lab, second)
+    assert len(times) == len(set(times)) == 6  # none is left out, and the unfinished one ran
+    assert [call.id for call in second.nodes.calls].count(unfinished.id) == 1
+    lab.nodes.says = lambda call: InvocationOutcome(id=call.id, payload=b"1")
+    await lab.open()  # its queue still has the one that the other has run
+    await lab.time.pass_(120)
+    times = ticks_of(lab, second)
+    assert len(times) == len(set(times)) == 8 and await lab.waiting() == await second.waiting() == 0
+    assert (await lab.store.list("/-event/")).entries == []
+    await second.close()
+
+
+class Broken(MemoryStore):
+    """Commits and then says that it doesn't know."""
+
+    broken = False
+
+    async def commit(
+        self,
+        writes: Sequence[Write],
+        preconditions: Sequence[Precondition] = (),
+        *,
+        idempotency_key: str | None = None,
+    ) -> int:
+        revision = await super().commit(writes, preconditions, idempotency_key=idempotency_key)
+        if self.broken and any(write.key.startswith("/-event/") for write in writes):
+            self.broken = False
+            raise StoreUnavailable("the connection was lost")
+        return revision
+
+
+async def test_a_firing_whose_answer_was_lost_is_neither_repeated_nor_skipped(lab: Lab) -> None:
+    await lab.close()
+    lab.store = store = Broken(lab.time)
+    await lab.open()
+    lab.time._now = 1_800_000_000.0 - 1_800_000_000.0 % 3600 + 10
+    lab.function("tick", schedule=[{"cron": "* * * * *"}])
+    await lab.time.pass_(40)
+    store.broken = True
+    await lab.time.pass_(120)
+    assert not store.broken and len(ticks_of(lab)) == len(set(ticks_of(lab))) == 2
+
+
+async def test_what_an_earlier_weft_fired_from_its_file_is_gone_on_with(lab: Lab) -> None:
+    lab.time._now = 1_800_000_000.0 - 1_800_000_000.0 % 3600 + 10
+    lab.function("tick", schedule=[{"cron": "* * * * *"}])
+    await lab.time.pass_(60)
+    [((function, entry), fired)] = (await lab.fired.known()).items()
+    await lab.close()
+    lab.store = MemoryStore(lab.time)
+    with closing(event_file.open_file(lab.path)) as db:
+        db.execute("INSERT INTO fired VALUES (?, ?, ?)", (function, entry, fired.last))
+        waits = Event(id="old", project="default", name="f", origin="schedule", accepted_at=fired.last, due_at=1.0)
+        db.execute(INSERT, msgspec.structs.astuple(waits))
+    lab.nodes.calls.clear()
+    lab.time._now = fired.last + 61
+    await lab.open()
+    await lab.time.pass_(5)
+    assert {call.name for call in lab.nodes.calls} == {"tick"} | {"f"} and len(lab.nodes.calls) == 2
 
 
 async def test_old_dead_letters_go_in_the_end(lab: Lab) -> None:
@@ -386,7 +484,7 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from weft.gateway.function_events.file import EventFile
-from weft.gateway.function_events.queue import Event, EventQueue
+from weft.gateway.function_events.queue import INSERT, Event, EventQueue
 
 async def run() -> None:
     file = EventFile(Path(sys.argv[1]))

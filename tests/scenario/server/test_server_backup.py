@@ -21,6 +21,8 @@ from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import Event, EventQueue, select
 from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.objects.errors import CursorGone
+from weft.store.remote import RemoteStore
+from weft.store.sqlite import SqliteStore
 
 PROGRAM = "import sys; from weft.launch.server.main import main; sys.exit(main(sys.argv[1:]))"
 
@@ -125,24 +127,28 @@ async def test_events_that_wait_are_in_a_backup_and_put_back_beside_those_that_c
     api.connect().close()
     file = EventFile(api.state / "gateway" / "events.db")  # as a gateway has it, which works on meanwhile
     await file.open()
-    queue, fired = EventQueue(file), ScheduleState(file)
+    store = RemoteStore(api.state / "store.sock")
+    queue, fired, key = EventQueue(file), ScheduleState(store, file, "g1"), ("uid", "entry")
+    await fired.lead()
+    begun = await fired.begin(key, 1.0)
     await queue.add([make_event(f"e{n}", b"\0\xff" * 1000) for n in range(300)])
     await queue.bury("e7", tries=3, at=9.0, error_type="KeyError", error="'n'")
-    await fired.fire(make_event("tick", b"{}"), "uid", "entry", 50.0)
+    tick = await fired.fire(make_event("tick", b"{}"), key, 50.0, begun)
     assert (await asyncio.to_thread(server, "backup", tmp_path / "b", "--state", api.state)).returncode == 0
     await queue.add([make_event("later", b"{}")])
     await queue.again("e8", tries=2, due_at=60.0, error_type="E", error="x")
     await queue.done("e9")
-    await fired.fire(make_event("tock", b"{}"), "uid", "entry", 110.0)
+    await fired.fire(make_event("tock", b"{}"), key, 110.0, tick)
+    await store.close()
     await file.close()
     end(api)
     elsewhere = tmp_path / "elsewhere"
     for state in (api.state, elsewhere):
         await asyncio.to_thread(ok, "restore", tmp_path / "b", "--state", state)
     here, there = [await read_all(state) for state in (api.state, elsewhere)]
-    assert set(there[0]) == {*(f"e{n}" for n in range(300)), "tick"} and there[1] == {("uid", "entry"): 50.0}
+    assert set(there[0]) == {f"e{n}" for n in range(300)} and there[1] == here[1] == {"tick": 50.0}
     assert there[0]["e7"].dead_at == 9.0 and there[0]["e3"] == make_event("e3", b"\0\xff" * 1000)
-    assert set(here[0]) == {*there[0], "later", "tock"} and here[1] == {("uid", "entry"): 110.0}
+    assert set(here[0]) == {*there[0], "later"}
     assert here[0]["e8"].tries == 2  # what is known here is newer
     assert stat.S_IMODE((elsewhere / "gateway" / "events.db").stat().st_mode) == 0o600
 
@@ -151,14 +157,19 @@ def make_event(id: str, payload: bytes) -> Event:
     return Event(id=id, project="default", name="thumb", payload=payload, accepted_at=5.0, due_at=5.0)
 
 
-async def read_all(state: Path) -> tuple[dict[str, Event], dict[tuple[str, str], float]]:
-    file = EventFile(state / "gateway" / "events.db")
+async def read_all(state: Path) -> tuple[dict[str, Event], dict[str, float]]:
+    """The queue, and the schedules' events that aren't done, with the time that theirs was fired for."""
+    file, store = EventFile(state / "gateway" / "events.db"), SqliteStore(state / "store.db")
     await file.open()
+    await store.open()
     try:
-        events = await select(file, "1 = ?", (1,))
-        return {event.id: event for event in events}, await ScheduleState(file).known()
+        events, fired = await select(file, "1 = ?", (1,)), ScheduleState(store, file, "g2")
+        await fired.lead()
+        last = (await fired.known())["uid", "entry"].last
+        return {event.id: event for event in events}, {event.id: last for event in await fired.take_over()}
     finally:
         await file.close()
+        await store.close()
 
 
 def test_a_server_at_rest_is_backed_up_too_and_a_damaged_file_changes_nothing(api: ApiProcess, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class FunctionService:
         name: str = "gateway",
     ) -> None:
         self.cache, self._clock = cache, clock
-        self._store, self._name = store, name
+        self.store, self.name = store, name
         self._names: dict[str, str] = {}  # of nodes, by uid
         catalogue = self.catalogue = Catalogue(cache.view)
         self.printed = PrintedLog(folder / "logs")
@@ -186,7 +186,7 @@ class FunctionService:
             if functions:
                 digest = write_counts(self.record.list_counts(functions))
                 with contextlib.suppress(StoreUnavailable):
-                    await self._store.grant(LEASE_PREFIX + self._name, self._name, LEASE_SECONDS, digest)
+                    await self.store.grant(LEASE_PREFIX + self.name, self.name, LEASE_SECONDS, digest)
 
     async def _sweep(self) -> None:
         """Have nodes drop recipes that nothing names any more, and delete the output of functions that are gone."""

@@ -31,6 +31,7 @@ from weft.gateway.function_events.retry import (
     make_record,
     pause_seconds,
 )
+from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.informer.view import View
 from weft.kinds.function import FunctionSpec
 from weft.objects.errors import Throttled, TooLarge, Unavailable, WeftError
@@ -63,7 +64,7 @@ class _Lane:
 
 
 class Deliveries:
-    """``view`` has the functions."""
+    """``view`` has the functions; ``fired`` knows which events of schedules are this gateway's."""
 
     def __init__(
         self,
@@ -72,10 +73,11 @@ class Deliveries:
         view: View,
         dispatcher: Dispatches,
         clock: Clock,
+        fired: ScheduleState,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._queue, self._letters, self._view, self._dispatcher = queue, letters, view, dispatcher
-        self._clock, self._draw = clock, draw
+        self._clock, self._draw, self._fired = clock, draw, fired
         self._lanes: dict[Key, _Lane] = {}
         self._free_slots = asyncio.Semaphore(MOST_UNDER_WAY)
 
@@ -200,6 +202,10 @@ class Deliveries:
 
     async def _run_one(self, event: Event, lane: _Lane) -> None:
         try:
+            if event.origin == "schedule" and not await self._fired.has(event.id):
+                await self._queue.done(event.id)  # another gateway has it, or it is done
+                lane.count -= 1
+                return
             terms, most = self._terms_of(event)
             if is_too_old(event, terms, self._clock.now()):
                 error_type, error = (event.error_type, event.error) if event.error_type else lane.reason
@@ -251,12 +257,16 @@ class Deliveries:
     async def _settle(self, event: Event, verdict: Verdict, terms: Terms, lane: _Lane) -> None:
         match verdict:
             case EventDone():
+                if event.origin == "schedule":  # first: what is gone there isn't run again from the queue
+                    await self._fired.done(event.id)
                 await self._queue.done(event.id)
                 lane.count -= 1
             case Retry(tries=tries, due_at=due_at, error_type=error_type, error=error):
                 await self._queue.again(event.id, tries=tries, due_at=due_at, error_type=error_type, error=error)
             case DeadLetter():
                 await self._bury(event, verdict, terms)
+                if event.origin == "schedule":
+                    await self._fired.done(event.id)
                 lane.count -= 1
 
     async def _bury(self, event: Event, dead: DeadLetter, terms: Terms) -> None:

@@ -126,6 +126,8 @@ def open_file(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA synchronous=FULL")
     db.execute(f"PRAGMA journal_size_limit={_LOG_FILE_BYTES}")
     db.executescript(_SCHEMA)
+    # An earlier weft fired schedules from this file; their events were in no store.
+    db.execute("UPDATE event SET origin = 'invoke' WHERE origin = 'schedule' AND EXISTS (SELECT 1 FROM fired)")
     if not any(column[1] == "node" for column in db.execute("PRAGMA table_info(event)")):  # a file of an earlier weft
         db.execute("ALTER TABLE event ADD COLUMN node TEXT NOT NULL DEFAULT ''")
     return db

@@ -49,10 +49,10 @@ class EventQueue:
     def __init__(self, file: EventFile) -> None:
         self._file = file
 
-    async def add(self, events: Iterable[Event]) -> None:
-        """Accept them; one with an id that is there already stays as it is."""
+    async def add(self, events: Iterable[Event]) -> int:
+        """Accept them; how many are new. One with an id that is there already stays as it is."""
         rows = [msgspec.structs.astuple(event) for event in events]
-        await self._file.do(lambda db: db.executemany(INSERT, rows))
+        return await self._file.do(lambda db: db.executemany(INSERT, rows).rowcount)
 
     async def standings(self) -> list[Backlog]:
         rows = await self._file.do(
@@ -61,6 +61,10 @@ class EventQueue:
             ).fetchall()
         )
         return [Backlog(*row) for row in rows]
+
+    async def is_dead(self, id: str) -> bool:
+        """Whether it is a dead letter."""
+        return bool(await select(self._file, "id = ? AND dead_at IS NOT NULL", (id,)))
 
     async def due(self, project: str, name: str, most: int) -> list[Event]:
         """A function's waiting events, in the order in which they are due."""

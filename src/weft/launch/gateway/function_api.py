@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.gateway.function_events.schedule_state import ScheduleState
+from weft.gateway.function_events.queue import EventQueue
 from weft.gateway.function_events.schedules import Schedules
 from weft.gateway.lambda_api.answers import FAILED, refuse
 from weft.gateway.lambda_api.api import LambdaApi
@@ -50,7 +50,12 @@ async def serve_function_api(
     tls = make_server_tls(chain, key)  # callers are asked for no certificate
     await functions.events.open()
     schedules = Schedules(
-        ScheduleState(functions.events), view, lambda: bool(service.cache.epoch), deliveries.stir, clock
+        functions.fired,
+        EventQueue(functions.events),
+        view,
+        lambda: bool(service.cache.epoch),
+        deliveries.stir,
+        clock,
     )
     unsubscribe = service.cache.subscribe(lambda changes: schedules.changed(), ("function",))
     router = FunctionRouter(

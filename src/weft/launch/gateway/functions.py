@@ -17,6 +17,7 @@ from weft.gateway.function_events.dead_letters import DeadLetters
 from weft.gateway.function_events.delivery import Deliveries
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import EventQueue
+from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.informer.accounts import KINDS as ACCOUNTS
 from weft.informer.accounts import make_directory
 from weft.informer.cache import Cache, whole
@@ -85,8 +86,14 @@ class GatewayFunctions:
         self.service = service
         self.directory = make_directory(service.cache, service.cache.view)
         self.events = EventFile(folder / "events.db")
+        self.fired = ScheduleState(service.store, self.events, service.name)
         self.deliveries = Deliveries(
-            EventQueue(self.events), DeadLetters(self.events), service.cache.view, service.dispatcher, clock
+            EventQueue(self.events),
+            DeadLetters(self.events),
+            service.cache.view,
+            service.dispatcher,
+            clock,
+            self.fired,
         )
         self.streams = FunctionStreams(service, self.deliveries, clock)
 
