@@ -19,7 +19,7 @@ from weft.client.context import hash_ca
 from weft.launch.server.membership.init import begin
 from weft.launch.server.membership.join import join
 from weft.launch.store.member import read_member
-from weft.objects.errors import AlreadyExists, InUse, InvalidInput, Unavailable, WeftError
+from weft.objects.errors import AlreadyExists, IllegalTransition, InUse, InvalidInput, Unavailable, WeftError
 from weft.protocol.server.join import MemberPlace
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
@@ -79,6 +79,12 @@ def test_any_of_three_servers_may_be_killed_given_up_and_replaced(tmp_path: Path
             until(lambda: len(writer.made) > count + 20)
             third = fabric.client("s3")
             until(lambda: tried(lambda: read_servers(third)["s2"][0] == "NotReady"))
+            token = make_token(third, "while-one-is-away")
+            with pytest.raises(
+                IllegalTransition, match="can't become a member of the store: one of its members is away"
+            ):
+                digest = hash_ca(fabric.context.ca)
+                join(tmp_path / "s4", fabric.servers["s3"].url, token, digest, "s4", fabric.place(4))
             third.delete("server", "s2")
             fabric.join(4, by="s3")
             fabric.servers["s3"].kill()

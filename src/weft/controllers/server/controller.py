@@ -73,11 +73,12 @@ def plan_server(server: Item, presence: Presence | None, leads: list[str], now: 
     said = former if presence is None else presence
     for name in _SAID:
         setattr(status, name, getattr(said, name))
-    if status == former:
+    marks = server.marks(ServerMarks) if presence is None else ServerMarks(member=presence.member)
+    if status == former and marks == server.marks(ServerMarks):
         return None
     ready = Condition("Ready", "True" if phase == "Ready" else "False", phase, status.message, now)
     draft = Draft()
-    draft.change(server, status=status, condition=ready)
+    draft.change(server, status=status, condition=ready, marks=marks)
     return draft.commit(server.key, list(list_events(server, former, status)))
 
 

@@ -6,11 +6,15 @@ import builtins
 from typing import Any
 
 from weft.contracts.store_members import StoreMember
-from weft.objects.errors import IllegalTransition
+from weft.objects.errors import IllegalTransition, StoreUnavailable
 from weft.store.etcd import wire
 from weft.store.etcd.connection import EtcdConnection, EtcdRefused
 
 _SCHEME = "https://"
+_UNHEALTHY = (
+    "unhealthy cluster"  # not all members are there, or the one that is asked hasn't seen all of them for 5 s yet
+)
+_AWAY = "weft server list shows who is away: start that server, or remove it with weft server delete"
 
 
 class EtcdMembers:
@@ -29,8 +33,17 @@ class EtcdMembers:
         except EtcdRefused as refused:
             found = await self.list()
             if not any(member.address == address for member in found):
-                raise IllegalTransition(f"{address} can't become a member of the store: {refused.details}") from None
+                raise IllegalTransition(
+                    f"{address} can't become a member of the store: {refused.details}",
+                    hint=_AWAY,
+                ) from None
             return found
+        except StoreUnavailable as problem:
+            if _UNHEALTHY in problem.message:
+                raise IllegalTransition(
+                    f"{address} can't become a member of the store: one of its members is away", hint=_AWAY
+                ) from None
+            raise
 
     async def promote(self, member_id: int) -> bool:
         try:
