@@ -254,11 +254,10 @@ class SqliteJournal:
                 row = self._reading.execute("SELECT id FROM journal").fetchone()
         return str(row[0])
 
-    def find_newest(self, before: float | None = None) -> int:
-        """The id of the newest event, or of the newest that was ``before`` this time (unix seconds); 0: there is none."""
-        where, values = ("", ()) if before is None else (" WHERE at < ?", (before,))
+    def find_newest(self) -> int:
+        """The greatest id; 0: there are no events."""
         with self._lock:
-            row = self._reading.execute(f"SELECT max(id) FROM event{where}", values).fetchone()  # noqa: S608 (ours)
+            row = self._reading.execute("SELECT max(id) FROM event").fetchone()
         return int(row[0] or 0)
 
     def find_place(self, at: float) -> int:

@@ -321,3 +321,33 @@ def test_looking_for_the_same_event_reads_no_others_of_its_object(tmp_path: Path
         indexes = [name for (name,) in now.execute("SELECT name FROM sqlite_schema WHERE type = 'index' ORDER BY name")]
         assert now.execute("SELECT count FROM event WHERE message = 'restart 7'").fetchall() == [(2,)]
     assert [one for one in indexes if one.startswith("event")] == ["event_by_message", "event_by_name", "event_by_time"]
+
+
+def test_a_place_in_time_misses_no_event_though_copies_come_late(tmp_path: Path, clock: SetClock) -> None:
+    own, other = (SqliteJournal(tmp_path / f"{name}.db", clock) for name in ("own", "other"))
+    for journal, message in ((other, "early"), (own, "middle"), (own, "late")):
+        clock.at += 10
+        journal.append(event(message=message))
+        journal.flush()
+    middle = own.read()[0].at
+    own.copy("s2", other.read_id(), other.read())
+    assert [one.message for one in own.read()] == ["early", "middle", "late"]
+    assert [one.message for one in own.read(since=own.find_place(middle)) if one.at >= middle] == ["middle", "late"]
+    assert own.find_place(clock.at + 1) == own.find_newest()
+    assert [one.message for one in own.read(own=True)] == ["middle", "late"]
+    assert own.find_copied("s2") == (other.read_id(), 1) and own.find_copied("s3") == ("", 0)
+    clock.at += 1
+    other.append(event(message="early"))
+    other.flush()
+    own.copy("s2", other.read_id(), other.read(since=1))
+    assert [(one.message, one.count) for one in own.read()] == [("middle", 1), ("late", 1), ("early", 2)]
+    own.append(event(message="early"))  # at this server
+    own.flush()
+    assert sorted((one.message, one.count) for one in own.read()) == [
+        ("early", 1),
+        ("early", 2),
+        ("late", 1),
+        ("middle", 1),
+    ]
+    for journal in (own, other):
+        journal.close()

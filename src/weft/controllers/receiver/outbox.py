@@ -18,11 +18,13 @@ NOT_READING = JournalPosition(journal="-")  # of a receiver without events: if i
 
 
 class EventReader(Protocol):
-    """The journal of this server, as ``telemetry/journal.py`` has it."""
+    """The journal of this server, with copies of the other servers' events, as ``telemetry/journal.py`` has it."""
 
     def read_id(self) -> str: ...
 
-    def find_newest(self, before: float | None = None) -> int: ...
+    def find_newest(self) -> int: ...
+
+    def find_place(self, at: float) -> int: ...
 
     def read(
         self, *, since: int | None = None, about: str = "", projects: Collection[str] | None = None, limit: int = 1000
@@ -54,12 +56,12 @@ def _read(journal: EventReader, receiver: Item, reached: JournalPosition) -> Eve
     spec = receiver.spec(ReceiverSpec)
     if not has_events(spec):
         return EventsRead(NOT_READING)
-    own, newest = journal.read_id(), journal.find_newest()
+    own, newest, since = journal.read_id(), journal.find_newest(), 0.0
     if reached.journal == NOT_READING.journal:
         reached = JournalPosition(journal=own, id=newest)
     elif reached.journal != own:
         since = reached.at if reached.journal else receiver.envelope.created_at
-        reached = JournalPosition(journal=own, id=journal.find_newest(before=since), at=since)
+        reached = JournalPosition(journal=own, id=journal.find_place(since), at=since)
     if newest <= reached.id:
         return EventsRead(reached)
     projects = None if spec.all_projects else [receiver.envelope.project or ""]
@@ -68,7 +70,9 @@ def _read(journal: EventReader, receiver: Item, reached: JournalPosition) -> Eve
     waiting = [
         Waiting(render_event(receiver.uid, own, record), JournalPosition(journal=own, id=record.id, at=record.at))
         for record in records
-        if wants_event(spec, record.object.kind, record.reason) and record.object.uid != receiver.uid
+        if wants_event(spec, record.object.kind, record.reason)
+        and record.object.uid != receiver.uid
+        and record.at >= since  # a copy may come after newer events
     ]
     last = records[-1].id if more else max([newest, *(record.id for record in records)])
     at = max([reached.at, *(record.at for record in records)])
