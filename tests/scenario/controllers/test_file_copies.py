@@ -19,6 +19,7 @@ from weft.informer.cache import Cache
 from weft.informer.view import make_view
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
 from weft.kinds.parts.function_code import CODE_FOLDER
+from weft.kinds.parts.image.work import name_sent
 from weft.objects.envelope import encode_envelope
 
 OLD = (1_000.0, 1_000.0)
@@ -145,13 +146,19 @@ def test_content_that_no_image_explains_stays_unless_all_servers_answer_and_no_o
     put_image(lab, "a", used)
     (kept.folder / ".copy-abc").write_text("half")
     os.utime(kept.folder / ".copy-abc", OLD)
+    made = IMAGE.make("m", ImageSpec(made_from="vm/web"), 0.0, project="default", status=ImageStatus(phase="Copying"))
+    lab.first.put(made)
+    for uid in (made.uid, "of-a-deleted-image"):
+        name_sent(kept.folder, uid, gone).write_text("sent")
+        os.utime(name_sent(kept.folder, uid, gone), OLD)
+    sent = name_sent(kept.folder, made.uid, gone).name
     (young := kept.folder / hashlib.sha256(b"young").hexdigest()).write_bytes(b"young")
     lab.announce(s3="")
     kept.clean()
-    assert kept.list() == {gone, held, used, young.name}
+    assert kept.list() == {gone, held, used, young.name, sent}
     lab.announce(s3=lab.first.url)
     kept.clean()
-    assert kept.list() == {held, used, young.name}
+    assert kept.list() == {held, used, young.name, sent}
 
 
 def test_a_server_without_others_keeps_what_no_image_explains(lab: TwoServers, kept: Kept) -> None:

@@ -14,7 +14,7 @@ from weft.api.admission.uploads import code_path
 from weft.api.auth.authorise import owns_image, require_enrolled, require_permission
 from weft.api.auth.served_devices import serves_file
 from weft.api.context import ApiContext
-from weft.api.request.call import Call
+from weft.api.request.call import Call, read_flag
 from weft.api.route import Route, Topic
 from weft.client.server.files import FOLDER
 from weft.kinds.parts.image.work import SENT
@@ -34,7 +34,8 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
         await require_enrolled(context, call.actor)
     elif call.actor.kind != "server":
         require_permission(call.actor, "blob:get", None, "take the contents of images and code")
-    ticket = call.query("ticket").get("ticket")
+    query = call.query("ticket", "sent")
+    ticket = query.get("ticket")
     if not _DIGEST.fullmatch(digest):
         raise NotFound(f"no image content {digest[:80]!r}", hint="name the content by its SHA-256, 64 hex digits")
     if call.actor.kind == "node":
@@ -47,7 +48,8 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
         ):
             raise Forbidden("a node gets only the images of its own allocations, and the models of its own devices")
     from_server = call.actor.kind == "server"
-    path = await asyncio.to_thread(_find, context.settings.blobs, digest, sent=from_server)
+    sent = from_server and read_flag(query, "sent")
+    path = await asyncio.to_thread(_find, context.settings.blobs, digest, sent=sent)
     if path is None and not from_server:
         path = await _bring(context, digest)
     if path is None:
@@ -113,7 +115,7 @@ ROUTES = (
         permission="blob:get",
         where="all",
         topic=Topic("by people", "read", "image"),
-        query=("ticket",),
+        query=("ticket", "sent"),
         answers={},
     ),
 )

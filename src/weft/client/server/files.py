@@ -42,29 +42,29 @@ class ServerFiles:
         self._bringing: dict[tuple[str, Path | None], asyncio.Task[Path | None]] = {}
         self._slots, self._looks = asyncio.Semaphore(_AT_ONCE), asyncio.Semaphore(_LOOKS_AT_ONCE)
 
-    async def find(self, sha256: str) -> Whereabouts:
-        """Ask the other servers for the file with this digest."""
+    async def find(self, sha256: str, *, sent: bool = False) -> Whereabouts:
+        """Ask the other servers for the file with this digest; ``sent``: also one that a node has sent, and nobody has checked."""
         async with self._looks:
-            asked = await self.others.ask_all("GET", place_of(sha256), headers={"If-None-Match": "*"})
+            asked = await self.others.ask_all("GET", place_of(sha256, sent=sent), headers={"If-None-Match": "*"})
         return Whereabouts([name for name, answer in asked.found.items() if answer.status == 304], asked.away)
 
-    async def bring(self, sha256: str, to: Path | None = None) -> Path | None:
+    async def bring(self, sha256: str, to: Path | None = None, *, sent: bool = False) -> Path | None:
         """Get the file from a server that has it, once for all who wait; its path: ``to``, or the file's usual one. None: no server
         has it.
 
         Raises Unavailable while a server that may have it is away, or it can't be copied; DriverFailed (``noSpace``)."""
         key = sha256, to
         if (task := self._bringing.get(key)) is None:
-            task = self._bringing[key] = asyncio.ensure_future(self._bring(sha256, to))
+            task = self._bringing[key] = asyncio.ensure_future(self._bring(sha256, to, sent))
             task.add_done_callback(lambda _: self._bringing.pop(key, None))
         return await asyncio.shield(task)
 
-    async def _bring(self, sha256: str, to: Path | None) -> Path | None:
+    async def _bring(self, sha256: str, to: Path | None, sent: bool) -> Path | None:
         async with self._slots:
-            found, problem = await self.find(sha256), None
+            found, problem = await self.find(sha256, sent=sent), None
             for name in found.has:
                 try:
-                    return await asyncio.to_thread(self._copy, name, sha256, to)
+                    return await asyncio.to_thread(self._copy, name, sha256, to, sent)
                 except WeftError as failed:
                     problem = failed
         if problem is not None:
@@ -77,10 +77,10 @@ class ServerFiles:
             )
         return None
 
-    def _copy(self, name: str, sha256: str, to: Path | None) -> Path:
+    def _copy(self, name: str, sha256: str, to: Path | None, sent: bool) -> Path:
         """Copy it from the server ``name``. Raises WeftError."""
         try:
-            with self.others.stream(name, place_of(sha256)) as stream:
+            with self.others.stream(name, place_of(sha256, sent=sent)) as stream:
                 stream.limit_silence(SILENCE_SECONDS)
                 in_code = stream.headers.get(FOLDER) == CODE_FOLDER
                 target = to or (self.folder / CODE_FOLDER if in_code else self.folder) / sha256
@@ -117,9 +117,9 @@ def _receive(stream: Stream, out: int, sha256: str) -> str:
     return digest.hexdigest()
 
 
-def place_of(sha256: str) -> str:
+def place_of(sha256: str, *, sent: bool) -> str:
     """The path at which servers give the file with this digest."""
-    return f"/v1/blobs/{sha256}"
+    return f"/v1/blobs/{sha256}" + ("?sent=1" if sent else "")
 
 
 def choose_homes(sha256: str, servers: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ Each server does so for itself, also one that doesn't lead. Reads images, functi
 folder; writes the folder. Woken by these objects, and by time. An image's content goes when the last image that has it is
 deleted, never because no image explains it; one that was deleted while this server was away goes when all servers answer and no
 other has it either. Code and models go when nothing has named them for an hour: a commit names them only after the upload. So do
-the files that say in which project it was uploaded, and what is left of uploads and copies.
+the files that say in which project it was uploaded, and what is left of uploads, copies, and images that nodes sent here.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 
 from weft.client.server.files import PARTIAL, ServerFiles
 from weft.contracts.clock import Clock
-from weft.controllers.file.plan import find_at_home, find_named, is_used
+from weft.controllers.file.plan import find_at_home, find_made, find_named, is_used
 from weft.informer.cache import Cache
 from weft.informer.view import Changed
 from weft.kinds.image import ImageStatus
 from weft.kinds.parts.function_code import CODE_FOLDER
-from weft.kinds.parts.image.work import FETCHING
+from weft.kinds.parts.image.work import FETCHING, SENT
 from weft.objects.errors import StoreUnavailable, WeftError
 
 KINDS = ("image", "function", "functionversion", "model", "server")
@@ -94,6 +94,7 @@ class FileCopies:
         view, before = self._cache.view, self._now() - YOUNG_SECONDS
         named = find_named(view)
         await asyncio.to_thread(remove_unnamed, self._folder / CODE_FOLDER, named, before)
+        await asyncio.to_thread(remove_sent, self._folder, find_made(view), before)
         for sha256 in await asyncio.to_thread(list_old, self._folder, before):
             if is_used(view, sha256):
                 continue
@@ -141,6 +142,14 @@ class FileCopies:
 def remove(folder: Path, sha256: str) -> None:
     """Remove an image's content from ``folder``, if it is there."""
     (folder / sha256).unlink(missing_ok=True)
+
+
+def remove_sent(folder: Path, made: set[str], before: float) -> None:
+    """Remove what nodes sent ``before`` for images that aren't among those that are ``made`` now, by their uids."""
+    for path in folder.glob(f"{SENT}*"):
+        with suppress(OSError):
+            if path.name.removeprefix(SENT).partition(".")[0] not in made and path.stat().st_mtime < before:
+                path.unlink()
 
 
 def list_old(folder: Path, before: float) -> list[str]:

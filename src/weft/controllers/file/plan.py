@@ -39,6 +39,12 @@ def find_at_home(view: View, name: str, serving: Iterable[str]) -> set[str]:
     return {sha256 for sha256 in digests if name in choose_homes(sha256, servers)}
 
 
+def find_made(view: View) -> set[str]:
+    """The uids of images that nodes are making, and send to a server."""
+    images = view.of_kind("image").values()
+    return {one.uid for one in images if one.status(ImageStatus).phase in ("Copying", "Fetching")}
+
+
 def is_checked(status: ImageStatus) -> bool:
     """Whether the image's content was fetched and found good, also if it lies on one server only."""
     return bool(status.sha256 and status.format) and status.phase in ("Fetching", "Available")

@@ -24,7 +24,7 @@ from weft.contracts.driver.image import RegistryCredentials
 from weft.contracts.durable_file import keep_file, sync_folder
 from weft.contracts.journal import Event
 from weft.controllers.asking import Asking, Later
-from weft.controllers.file.plan import is_checked, is_used
+from weft.controllers.file.plan import find_made, is_checked, is_used
 from weft.controllers.image.credentials import Unseal, find_credentials
 from weft.controllers.image.file import ImageFacts, Progress, fetch, inspect
 from weft.controllers.node.addresses import list_addresses
@@ -88,7 +88,7 @@ class Images(Asking):
         for left in self._folder.glob(f"{FETCHING}*"):
             left.unlink(missing_ok=True)
         for left in self._folder.glob(f"{SENT}*"):
-            if not any(left.name.startswith(f"{SENT}{uid}.") for uid in self._list_made()):
+            if not any(left.name.startswith(f"{SENT}{uid}.") for uid in find_made(self._leadership.cache.view)):
                 left.unlink(missing_ok=True)
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
@@ -140,11 +140,6 @@ class Images(Asking):
                 if facts.min_memory and now is not None and now.status(ImageStatus) == status:
                     await self._write_status(now, msgspec.structs.replace(status, min_memory=facts.min_memory))
 
-    def _list_made(self) -> list[str]:
-        """Uids of the images that nodes are making, and send here."""
-        images = self._leadership.cache.view.of_kind("image").values()
-        return [image.uid for image in images if image.status(ImageStatus).phase in ("Copying", "Fetching")]
-
     def _find_shut(self, secret: Item) -> list[str]:
         """The keys of the images that failed for their secret, and may succeed with the new one."""
         named = (secret.envelope.project, secret.envelope.name)
@@ -192,7 +187,7 @@ class Images(Asking):
         if is_sent and place.is_file():
             return None
         try:
-            await files.bring(status.sha256, place if is_sent else None)
+            await files.bring(status.sha256, place if is_sent else None, sent=is_sent)
         except WeftError as problem:
             if is_sent:
                 await self._write_status(image, msgspec.structs.replace(status, message=problem.message))
