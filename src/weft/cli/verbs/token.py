@@ -113,7 +113,9 @@ def _show_server_join(session: Session, server: str | None, secret: str, life: s
     """Print the command that makes another machine a server, with the next free name."""
     context, servers = session.client.context, session.client.list("server").items
     taken, member = {one["name"] for one in servers}, any(one["marks"]["member"] for one in servers)
-    address = server or context.server
+    ready = [one["status"]["address"] for one in servers if one["status"]["phase"] == "Ready"]
+    is_gone = context.server in {one["status"]["address"] for one in servers} and context.server not in ready
+    address = server or (ready[0] if is_gone and ready else context.server)
     name = next(name for number in itertools.count(2) if (name := f"s{number}") not in taken)
     print(
         f"weft server join {address} --token {secret} --ca-sha256 {hash_ca(context.ca)} --server {name}"

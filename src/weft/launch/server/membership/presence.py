@@ -30,6 +30,8 @@ async def keep_presence(
                         f"another server of this fabric is called {identity.name}",
                         hint="start this one with another --state and --server NAME",
                     )
+                # A lease's age is known to those who look: who leads here next needn't begin to count.
+                await store.leases(LEASE_PREFIX)
             except StoreUnavailable as problem:
                 _log.info("the lease of server %s wasn't renewed: %s", identity.name, problem)
             await clock.sleep(LEASE_SECONDS / 4)
