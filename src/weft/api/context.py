@@ -162,7 +162,7 @@ class ApiContext:
         self.boards = Boards(self.store, self.clock)
         self.node_spans = NodeSpans(self.clock)
         self.servers = ServerAddresses(self.store, self.clock)
-        self.others = OtherServers(self.own, self.authority, self.servers.list_others, self.clock)
+        self.others = OtherServers(self.own, lambda: self.authority, self.servers.list_others, self.clock)
         self.files = ServerFiles(self.settings.blobs, self.others)
         self.event_copies = EventCopies(self.journal, self.others, self.clock)
 

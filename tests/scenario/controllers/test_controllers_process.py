@@ -95,6 +95,8 @@ async def test_a_vm_is_placed_by_a_process_that_is_killed_and_by_the_one_after_i
         journal = SqliteJournal(lab.folder / "journal.db")
         assert any(r.reason == "Placed" and "Selected agent 'n1'" in r.message for r in journal.read())
         journal.close()
+        # Nor was a CA made: the API server's process makes it, which may begin at the same moment.
+        assert not (lab.folder / "ca.key").exists()
 
 
 async def test_a_second_process_for_the_same_state_waits_and_takes_over() -> None:

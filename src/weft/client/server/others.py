@@ -50,12 +50,17 @@ class Answers(NamedTuple):
 
 
 class OtherServers:
-    """Those that ``find`` knows beside ``own``: the URL of each by name, "" while it doesn't serve; none if ``own`` is None."""
+    """Those that ``find`` knows beside ``own``: the URL of each by name, "" while it doesn't serve; none if ``own`` is None.
+    ``open_authority`` is called when one is asked, and not before: the process that serves the API makes the CA."""
 
     def __init__(
-        self, own: ServerIdentity | None, authority: Authority, find: Callable[[str], Mapping[str, str]], clock: Clock
+        self,
+        own: ServerIdentity | None,
+        open_authority: Callable[[], Authority],
+        find: Callable[[str], Mapping[str, str]],
+        clock: Clock,
     ) -> None:
-        self._own, self._authority, self._find, self._clock = own, authority, find, clock
+        self._own, self._open_authority, self._find, self._clock = own, open_authority, find, clock
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}  # by name
         self._resting: dict[str, tuple[str, float]] = {}  # by name: its URL, and until when
@@ -162,8 +167,9 @@ class OtherServers:
             if (line := self._find_line(name)) is not None:
                 return line
             assert self._own is not None
-            url, own = self._list().get(name, ""), str(self._authority.renew_own(self._own))
-            context = Context(server=url, ca=self._authority.ca, certificate=own, server_name=SERVER_NAME)
+            url, authority = self._list().get(name, ""), self._open_authority()
+            own = str(authority.renew_own(self._own))
+            context = Context(server=url, ca=authority.ca, certificate=own, server_name=SERVER_NAME)
             http, slow = (
                 Http(
                     context,

@@ -170,7 +170,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
         servers = ServerAddresses(store, clock)
         following = asyncio.create_task(servers.run())
         stack.callback(following.cancel)
-        others = OtherServers(identity, Authority(options.state, clock), servers.list_others, clock)
+        others = OtherServers(identity, partial(Authority, options.state, clock), servers.list_others, clock)
         stack.callback(others.close)
 
         def unseal_own(sealed: str, place: str) -> bytes:
