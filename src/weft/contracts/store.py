@@ -228,4 +228,7 @@ class Refill(Protocol):
     async def retire(self, note: str, *, keep: bool) -> None:
         """Let no server take what is there for its store any more, but as the target of another copy; remove it unless ``keep``."""
 
+    async def revive(self) -> None:
+        """Let a store that was retired, and kept, be one again: in a new epoch, with numbers beyond those of its copy."""
+
     async def close(self) -> None: ...

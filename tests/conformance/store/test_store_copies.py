@@ -133,6 +133,11 @@ async def test_a_part_of_a_copy_in_an_etcd_is_no_store(store: Store, place: Plac
     with pytest.raises(StoreUnavailable, match="was left"):
         await place.store().open()
     assert (await again.inspect()).objects == 1
+    await again.revive()
+    opened = place.store()
+    await opened.open()
+    assert await opened.commit([Put("/b", b"1")]) > 1_000_000_000 and await opened.get("/a") is not None
+    await opened.close()
     await again.retire("left me", keep=False)
     assert (await again.inspect()).objects == 0
     await again.close()

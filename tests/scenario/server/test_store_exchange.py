@@ -140,7 +140,7 @@ def test_a_server_with_all_its_processes_goes_to_an_etcd_and_back_amid_writers(
 ) -> None:
     state = tmp_path / "s1"
     state.mkdir()
-    server = Server(state, "--server", "s1")
+    server = Server(state, "--server", "s1", "--store", "sqlite")
     try:
         client = server.connect(until(lambda: tried(lambda: read_context(state / "context.json"))))
         leads = lambda: tried(lambda: read_servers(client).get("s1") == ("Ready", ["controllers"]))  # noqa: E731
@@ -148,8 +148,9 @@ def test_a_server_with_all_its_processes_goes_to_an_etcd_and_back_amid_writers(
         listed = client.list("volume")
         events = client.watch_forever("volume")
         with writing(client) as made:
-            said = ok(state, f"etcd://{etcd.endpoint}")
-            assert "both stores held" in said and "sqlite is kept as it was" in said
+            done = run(state, f"etcd://{etcd.endpoint}")
+            assert "both stores held" in done.stdout and "sqlite is kept as it was" in done.stdout
+            assert "was started with --store" in done.stderr
             assert recall_store(state) == f"etcd://{etcd.endpoint}"
             with pytest.raises(CursorGone):
                 list(client.watch("volume", listed.cursor))
@@ -329,6 +330,33 @@ def names_of_restarted(api: ApiProcess) -> list[str]:
     found = names_of(client)
     client.close()
     return found
+
+
+def test_a_server_whose_new_store_is_lost_returns_to_the_one_before_as_it_was(
+    api: ApiProcess, etcd: EtcdServer
+) -> None:
+    process = api.start()
+    client = api.connect()
+    client.create(volume("a"))
+    ok(api.state, f"etcd://{etcd.endpoint}")
+    cursor = client.create(volume("b")) and client.list("volume").cursor
+    etcd.end()
+    process.kill()
+    process.wait()
+    assert "--back --as-it-was" in refused(api.state, "--back")
+    assert "goes with --back" in refused(api.state, "--confirm", "--as-it-was")
+    assert "what was written since is lost" in ok(api.state, "--back", "--as-it-was")
+    assert names_of_restarted(api) == ["a"]
+    with pytest.raises(CursorGone):
+        list(client.watch("volume", cursor))
+    etcd.start()
+    ok(api.state, f"etcd://{etcd.endpoint}", "--overwrite")
+    client.create(volume("c"))
+    for one in api.processes:
+        one.kill()
+        one.wait()
+    ok(api.state, "--back", "--as-it-was")
+    assert recall_store(api.state) == "sqlite" and names_of_restarted(api) == ["a"]
 
 
 def test_a_full_etcd_and_a_second_command_are_refused(api: ApiProcess, tmp_path: Path) -> None:

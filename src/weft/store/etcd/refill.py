@@ -17,6 +17,7 @@ from weft.store.etcd.places import Places
 from weft.store.etcd.transaction import delete, plan_writes, put
 
 _PAGE_ENTRIES = 500  # of 256 KB at most
+_LEAP = 1_000_000_000  # more than a copy that was in force for a while can have given out
 
 
 class EtcdRefill:
@@ -72,8 +73,17 @@ class EtcdRefill:
             start = found.kvs[-1].key + b"\0"
 
     async def finish(self, revision: int) -> None:
+        await self._begin_history(max(revision, await self._find_base()))
+
+    async def revive(self) -> None:
+        await self._connect()
+        await self._begin_history(await self._find_base() + _LEAP)
+
+    async def _find_base(self) -> int:
         found = await self._connection.range(key=self._places.base)
-        base = max(revision, int(found.kvs[0].value) if found.kvs else 0)
+        return int(found.kvs[0].value) if found.kvs else 0
+
+    async def _begin_history(self, base: int) -> None:
         await self._connection.transact(
             [],
             [

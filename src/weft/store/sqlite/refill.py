@@ -84,6 +84,10 @@ class SqliteRefill:
             for suffix in ("", "-wal", "-shm", ".lock"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
+    async def revive(self) -> None:
+        # Without the mark of its last opening it is taken for an older copy that was put back.
+        self._path.with_name(self._path.name + ".lock").unlink(missing_ok=True)
+
     async def close(self) -> None:
         incoming, self._incoming = self._incoming, None
         if incoming is not None:

@@ -18,7 +18,7 @@ from weft.cli.command.exit_codes import exit_code
 from weft.contracts.clock import Clock, SystemClock
 from weft.launch.process.amounts import Parser, duration
 from weft.launch.server.backup import find_state
-from weft.launch.server.exchange.procedure import COMMAND, ask_confirmed, exchange_store
+from weft.launch.server.exchange.procedure import COMMAND, ask_confirmed, exchange_store, return_as_it_was
 from weft.launch.server.membership.init import add_member
 from weft.launch.store.engine import MEMBERS, recall_store
 from weft.launch.store.exchange import find_done
@@ -59,6 +59,11 @@ def parse_exchange(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--back", action="store_true", help="return to the store before, with all that was written since"
     )
+    parser.add_argument(
+        "--as-it-was",
+        action="store_true",
+        help="with --back, when the new store is lost and the server is stopped: return without what was written since",
+    )
     parser.add_argument("--confirm", action="store_true", help="remove the store before: there is no way back then")
     parser.add_argument(
         "--overwrite", action="store_true", help="remove the objects of another fabric that the new store holds"
@@ -80,6 +85,8 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
         raise InvalidInput("give one of URL, --back and --confirm", field="url", hint=f"{COMMAND} --help")
     if options.pause > LONGEST_HOLD_SECONDS:
         raise InvalidInput(f"--pause is at most {LONGEST_HOLD_SECONDS:g}s", field="pause", hint="--pause 5s")
+    if options.as_it_was and not options.back:
+        raise InvalidInput("--as-it-was goes with --back", field="as_it_was", hint=f"{COMMAND} --back --as-it-was")
     if (options.member is not None) is not (options.url == MEMBERS):
         raise InvalidInput(
             "--member goes with members, and only with it",
@@ -95,6 +102,9 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
             )
         if options.confirm:
             await ask_confirmed(options.state, done, clock)
+            return
+        if options.as_it_was:
+            await return_as_it_was(options.state, done, clock)
             return
         options.url = done.source
     elif done is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import fcntl
 import hashlib
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from weft.contracts.clock import Clock
 from weft.contracts.store import COPY, LEFT, Refill
 from weft.launch.server.backup import is_listening, list_replaced
+from weft.launch.server.lock import hold_server
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.store.engine import (
     ETCD,
@@ -24,6 +26,8 @@ from weft.launch.store.engine import (
     find_endpoints,
     make_refill,
     recall_store,
+    remember_store,
+    running,
 )
 from weft.launch.store.etcd import find_etcd
 from weft.launch.store.exchange import Exchange, drop_exchange, read_exchange, write_exchange
@@ -57,7 +61,8 @@ async def exchange_store(options: argparse.Namespace, clock: Clock) -> None:
     if not is_listening(state / "store.sock"):
         raise Unavailable(
             f"no server runs in {state}",
-            hint=f"start it; without it: weft server backup FILE, then weft server restore FILE --store {exchange.target}",
+            hint=f"start it; without it: weft server backup FILE, then weft server restore FILE --store {exchange.target};"
+            " if the present store is lost: --back --as-it-was",
         )
     _check_urls(exchange)
     source = RemoteStore(state / "store.sock", clock)
@@ -77,6 +82,8 @@ async def exchange_store(options: argparse.Namespace, clock: Clock) -> None:
     print(f"objects are kept in {exchange.target} now")
     if replaced := sorted(list_replaced(state) - before):
         print(f"  an older store is {', '.join(replaced)} now: remove it when everything works")
+    if _has_named_store(state):
+        print("warning: the server was started with --store: leave that out from now on", file=sys.stderr)
     print(f"  {exchange.source} is kept as it was: {COMMAND} --confirm removes it, {COMMAND} --back returns to it")
 
 
@@ -91,6 +98,24 @@ async def ask_confirmed(state: Path, exchange: Exchange, clock: Clock) -> None:
         await _retire(state, exchange, clock, keep=False)
         drop_exchange(state)
     print(f"{exchange.source} was removed; objects are kept in {exchange.target}")
+
+
+async def return_as_it_was(state: Path, exchange: Exchange, clock: Clock) -> None:
+    """Put the store before in force, of a server that is stopped, without what was written since. Raises WeftError."""
+    with hold_server(state):
+        former = make_refill(exchange.source, state, clock)
+        async with running(exchange.source, state, clock):
+            try:
+                await former.revive()
+            finally:
+                await former.close()
+        remember_store(state, exchange.source)
+        drop_exchange(state)
+    began = datetime.datetime.fromtimestamp(exchange.began_at, datetime.UTC)
+    print(
+        f"objects are kept in {exchange.source} again, as they were at {began:%Y-%m-%d %H:%M:%S} UTC or moments later"
+    )
+    print("  what was written since is lost; start the server again")
 
 
 async def _exchange(
@@ -235,6 +260,19 @@ def _is_used(data: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
+
+
+def _has_named_store(state: Path) -> bool:
+    """Whether the supervisor's command line or environment names a store, which would be another one than that in force."""
+    try:
+        process = Path("/proc") / (state / "server.lock").read_text().strip()
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        variables = (process / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(word.partition(b"=")[0] == b"--store" for word in words) or any(
+        variable.startswith(b"WEFT_SERVER_STORE=") for variable in variables
+    )
 
 
 async def _wait(is_done: Callable[[], bool], clock: Clock, what: str) -> None:
