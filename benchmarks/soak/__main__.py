@@ -13,6 +13,7 @@ from benchmarks.soak import (
     department,
     failovers,
     functions,
+    histories,
     migrations,
     moments,
     placement,
@@ -27,6 +28,7 @@ from benchmarks.soak import (
 PROOFS = {
     "simulation": simulation.measure,
     "simulated-servers": simulation.measure_servers,
+    "histories": histories.measure,
     "failovers": failovers.measure,
     "autonomy": autonomy.measure,
     "alone": alone.measure,

@@ -32,8 +32,11 @@ def free_port() -> int:
 
 
 class ApiProcess:
-    def __init__(self, state: Path, *options: str) -> None:
+    """``before`` is Python that the process runs first."""
+
+    def __init__(self, state: Path, *options: str, before: str = "") -> None:
         self.state = state
+        self._command = f"{before}\n{COMMAND}"
         self.options = options
         self.port = free_port()
         self.processes: list[subprocess.Popen[str]] = []
@@ -46,7 +49,7 @@ class ApiProcess:
         with (
             log.open("w") as stderr
         ):  # a file takes all that is logged; a pipe that nobody reads holds the API servers up when it is full
-            process = subprocess.Popen([*under, sys.executable, "-c", COMMAND, *argv], stderr=stderr, text=True)
+            process = subprocess.Popen([*under, sys.executable, "-c", self._command, *argv], stderr=stderr, text=True)
         process.stderr = log.open()
         self.processes.append(process)
         return process
