@@ -25,7 +25,7 @@ VERDICTS = {
 class Server:
     """Each project has a VM ``web``, and a decision about it."""
 
-    project = "default"
+    project, http = "default", None
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
