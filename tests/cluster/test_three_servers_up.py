@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.cluster import Cluster, lay_out, until
+from tests.cluster.cluster import WEFT, Cluster, lay_out, until
 
 pytestmark = pytest.mark.host
 
@@ -41,7 +42,17 @@ def test_a_fabric_of_three_goes_on_when_one_is_killed_and_heals(three: Cluster) 
     inside = {os.readlink(f"/proc/{pid}/ns/net") for pid in three.pids("server api --state")}
     assert len(inside) == 3 and os.readlink("/proc/self/ns/net") not in inside
 
-    os.killpg(group, signal.SIGKILL)  # it leads, and the guest's streams went through its gateway
+    words = [WEFT, "vm", "exec", "hello", "--", "cat"]
+    with subprocess.Popen(words, cwd=three.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as typed:
+        assert typed.stdin is not None and typed.stdout is not None
+        for line, kills in ((b"before\n", True), (b"after\n", False)):
+            typed.stdin.write(line)
+            typed.stdin.flush()
+            assert typed.stdout.readline() == line
+            if kills:
+                os.killpg(group, signal.SIGKILL)  # it leads, and the guest's streams go through its gateway
+        typed.stdin.close()
+        assert typed.wait(60) == 0
     assert three.ok("vm", "exec", "hello", "--", "echo", "hello").strip() == "hello"
     three.ok("vm", "create", "two", "--image", "tiny", "--memory", "128M")
     assert three.ok("vm", "exec", "two", "--", "echo", "two").strip() == "two"
