@@ -25,6 +25,7 @@ class Fabric:
 
     def __init__(self, folder: Path, etcd: EtcdServer, stack: ExitStack) -> None:
         self.folder, self._stack = folder, stack
+        self._agents, self._processes = dict[str, list[str]](), dict[str, subprocess.Popen[bytes]]()
         self.first = Server(folder / "one", "--store", f"etcd://{etcd.endpoint}", "--allow-fetch", str(folder))
         stack.callback(self.first.kill)
         self.context: Context = until(lambda: tried(lambda: read_context(self.first.state / "context.json")))
@@ -79,12 +80,21 @@ class Fabric:
         line = self.weft(server, "token", "create", "--join", "--node", name).split()
         state = ["--state", str(self.folder / name)]
         subprocess.run([*WEFT, *line[1:], *state], check=True, capture_output=True, timeout=60)
-        words = [*WEFT, "agent", name, *state, "--run-dir", str(self.folder / f"r{name}"), *FAKES, *NODE, *options]
+        run_dir = str(self.folder / f"r{name}")
+        self._agents[name] = [*WEFT, "agent", name, *state, "--run-dir", run_dir, *FAKES, *NODE, *options]
+        self.start_node(name)
+        self.weft(server, "wait", f"node/{name}", "--for=phase=Ready", "--timeout", "60s")
+
+    def start_node(self, name: str) -> None:
+        """Start its agent, again if it runs."""
+        if (before := self._processes.get(name)) is not None:
+            before.terminate()
+            before.wait(30)
         with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(self._agents[name], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self._processes[name] = process
         self._stack.callback(process.wait)
         self._stack.callback(process.terminate)
-        self.weft(server, "wait", f"node/{name}", "--for=phase=Ready", "--timeout", "60s")
 
     def add_image(self, server: Server) -> None:
         (self.folder / "tiny.tar").write_bytes(BUNDLE)

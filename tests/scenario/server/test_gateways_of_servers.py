@@ -95,6 +95,13 @@ def test_watches_and_dashboards_go_on_at_the_other_server_when_theirs_is_killed(
     make("c")
 
 
+def test_a_node_that_starts_while_its_server_is_gone_finds_the_other_and_its_gateway(fabric: Fabric) -> None:
+    fabric.first.kill()
+    fabric.start_node("n1")
+    fabric.weft(fabric.second, "vm", "create", "late", "--image", "tiny", "--memory", "128M")
+    assert fabric.weft(fabric.second, "vm", "exec", "late", "--", "echo", "here") == "here\n"
+
+
 def test_commands_run_through_either_server_and_through_the_other_when_theirs_is_killed(fabric: Fabric) -> None:
     for server in (fabric.first, fabric.second):
         assert fabric.weft(server, "vm", "exec", "web", "--", "echo", server.gateway) == f"{server.gateway}\n"
