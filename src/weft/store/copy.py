@@ -48,6 +48,7 @@ class StoreCopy:
     def __init__(self, source: Store, target: Refill) -> None:
         self._source, self._target = source, target
         self._brought: dict[str, bytes] = {}  # digests of values, by key
+        self._kept: set[str] = set()  # idempotency keys
         self.objects = self.size_bytes = self.revision = 0
         self.digest = ""
 
@@ -57,8 +58,8 @@ class StoreCopy:
         await self._target.begin(self.revision, note)
 
     async def catch_up(self, show: Callable[[int], None] = lambda _: None) -> int:
-        """Bring all that differs at one instant of the source; returns how many objects that were. ``show`` gets how many were read
-        so far. Raises what either store raises."""
+        """Bring all that differs at one instant of the source, and its newer idempotency keys; returns how many objects that were.
+        ``show`` gets how many were read so far. Raises what either store raises."""
         bite: list[Write] = []
         gone = set(self._brought)
         whole, count, size, bite_bytes = hashlib.sha256(), 0, 0, 0
@@ -90,13 +91,14 @@ class StoreCopy:
             await self._target.apply([Delete(key) for key in left[start : start + MAX_WRITES]])
         for key in left:
             del self._brought[key]
+        fresh = set(await self._source.kept_keys()) - self._kept
+        await self._target.keep(sorted(fresh))
+        self._kept |= fresh
         self.size_bytes, self.digest, self.revision = size, whole.hexdigest(), revision_of(page.cursor)
         return count + len(left)
 
     async def finish(self) -> None:
-        """Bring the idempotency keys, and make the target a store, if it holds what the source held at its newest reading. Raises
-        Unavailable if it doesn't."""
-        await self._target.keep(await self._source.kept_keys())
+        """Make the target a store, if it holds what the source held at its newest reading. Raises Unavailable if it doesn't."""
         found = hashlib.sha256()
         async with aclosing(self._target.read()) as pages:
             async for page in pages:

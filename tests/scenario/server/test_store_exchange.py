@@ -359,6 +359,29 @@ def test_a_server_whose_new_store_is_lost_returns_to_the_one_before_as_it_was(
     assert recall_store(api.state) == "sqlite" and names_of_restarted(api) == ["a"]
 
 
+def test_an_etcd_that_was_left_is_never_taken_for_the_store_again(
+    api: ApiProcess, etcd: EtcdServer, tmp_path: Path
+) -> None:
+    other = EtcdServer(tmp_path / "other")
+    other.start()
+    try:
+        process = api.start()
+        client, first, second = api.connect(), f"etcd://{etcd.endpoint}", f"etcd://{other.endpoint}"
+        client.create(volume("a"))
+        for url in (first, second):
+            ok(api.state, url)
+            ok(api.state, "--confirm")
+        process.kill()
+        process.wait()
+        argv = [sys.executable, "-c", PLAIN.replace("server.exchange.command", "server.main")]
+        argv += ["--state", str(api.state), "--store", first]
+        started = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        assert started.returncode == 1 and "was left" in started.stderr, started.stderr
+        assert recall_store(api.state) == second and names_of_restarted(api) == ["a"]
+    finally:
+        other.end()
+
+
 def test_a_full_etcd_and_a_second_command_are_refused(api: ApiProcess, tmp_path: Path) -> None:
     small = EtcdServer(tmp_path / "small", options=("--quota-backend-bytes", "2000000"))
     small.start()

@@ -23,7 +23,15 @@ from weft.launch.server.lock import hold_server
 from weft.launch.server.logs import keep_log
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.metrics import plan_database
-from weft.launch.store.engine import SQLITE, check_store, plan_own, remember_store
+from weft.launch.store.engine import (
+    SQLITE,
+    check_store,
+    is_remembered,
+    plan_own,
+    recall_store,
+    remember_store,
+    try_store,
+)
 from weft.launch.store.exchange import find_own_etcd
 from weft.objects.errors import WeftError
 from weft.telemetry.metrics.database import OWN
@@ -125,6 +133,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         with hold_server(options.state):
             check_store(options.state, options.store)
+            if is_remembered(options.state) and recall_store(options.state) != options.store:
+                asyncio.run(try_store(options.store, options.state, SystemClock()))
             remember_store(options.state, options.store)
             keep_identity(options.state, options.server)
             asyncio.run(run_supervisor(options, argv, SystemClock()))

@@ -129,6 +129,13 @@ def plan_own(url: str, state: Path, clock: Clock) -> Sequence[str] | Callable[[]
     return plan_etcd(state) if url == ETCD else None
 
 
+async def try_store(url: str, state: Path, clock: Clock) -> None:
+    """Raises StoreUnavailable, and what ``make_store`` raises, when the store that ``url`` names can't be opened."""
+    store = make_store(url, state, clock)
+    await store.open()
+    await store.close()
+
+
 def recall_store(state: Path) -> str:
     """Recall in which store this server kept its objects in the last time; SQLITE for a new one."""
     path = state / _MEMORY
