@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -17,12 +18,18 @@ from tests.scenario.server.test_server_log import until
 
 from weft.client.api import Client
 from weft.client.context import Context, hash_ca, read_context
+from weft.launch.process.supervisor import PR_SET_PDEATHSIG
 from weft.launch.server.membership.init import begin
 from weft.launch.server.membership.join import join
 from weft.objects.errors import WeftError
 from weft.protocol.server.join import MemberPlace
 
 WEFT = [sys.executable, str(Path(sys.executable).with_name("weft"))]
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to end this process with the test's, however that ends (prctl(2))."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Server:
@@ -42,7 +49,9 @@ class Server:
 
     def start(self) -> None:
         self._log = (self.state.parent / f"{self.state.name}.log").open("ab")
-        self.process = subprocess.Popen(self._words, stdout=self._log, stderr=self._log, start_new_session=True)
+        self.process = subprocess.Popen(
+            self._words, stdout=self._log, stderr=self._log, start_new_session=True, preexec_fn=end_with_parent
+        )
 
     def kill(self, sign: signal.Signals = signal.SIGKILL) -> None:
         with suppress(ProcessLookupError):
