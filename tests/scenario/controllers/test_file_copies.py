@@ -32,7 +32,7 @@ class Kept:
         self._server = server
         self.folder = server.settings.blobs
         self.cache = Cache(server.store, make_view(), server.clock)
-        self.copies = FileCopies(self.folder, server.name, server.api.files, self.cache, server.clock)
+        self.copies = FileCopies(self.folder, server.name, server.api.files, server.store, self.cache, server.clock)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -101,17 +101,17 @@ def test_a_change_that_comes_during_a_round_has_a_round_of_its_own(
     image, made, late = put_content(lab.first, b"image"), Kept(lab.second), asyncio.Event()
     status = ImageStatus(phase="Fetching", sha256=image, format="qcow2")
     late_image = IMAGE.make("late", ImageSpec(url="file:///x"), 0.0, project="default", status=status)
-    bring = made.copies.bring
+    begin = made.copies._begin_copies
 
-    async def bring_late() -> bool:
-        whole = await bring()
+    async def begin_late() -> bool:
+        missing = await begin()
         if not late.is_set():
             late.set()
             await lab.store.commit([Put(late_image.key, encode_envelope(late_image))])
             await made.cache.catch_up()
-        return whole
+        return missing
 
-    monkeypatch.setattr(made.copies, "bring", bring_late)
+    monkeypatch.setattr(made.copies, "_begin_copies", begin_late)
     lab.second.run(made.start())
     try:
         wait_until(lambda: made.list() == {image})

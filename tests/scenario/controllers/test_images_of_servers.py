@@ -46,7 +46,7 @@ class Leading:
         images = Images(leader.settings.blobs, lease, files=leader.api.files, allowed=["127.0.0.0/8"])
         self._tasks += [asyncio.create_task(lease.keep()), asyncio.create_task(run_asking(images, lease))]
         if copies:
-            kept = FileCopies(other.settings.blobs, other.name, other.api.files, beside, other.clock)
+            kept = FileCopies(other.settings.blobs, other.name, other.api.files, other.store, beside, other.clock)
             self._tasks.append(asyncio.create_task(kept.run()))
 
     async def stop(self) -> None:

@@ -20,17 +20,19 @@ from pathlib import Path
 
 from weft.client.server.files import PARTIAL, ServerFiles
 from weft.contracts.clock import Clock
+from weft.contracts.store import Store
 from weft.controllers.file.plan import find_at_home, find_made, find_named, is_used
 from weft.informer.cache import Cache
-from weft.informer.view import Changed
+from weft.informer.view import Changed, make_view
 from weft.kinds.image import ImageStatus
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.kinds.parts.image.work import FETCHING, SENT
 from weft.objects.errors import StoreUnavailable, WeftError
+from weft.objects.identity import kind_prefix
 
 KINDS = ("image", "function", "functionversion", "model", "server")
 LOOK_SECONDS = 60.0
-AGAIN_SECONDS = 5.0  # after a round in which something couldn't be brought
+AGAIN_SECONDS = 1.0  # after which a file that couldn't be brought is tried again; then twice that, and so on
 GATHER_SECONDS = 0.5  # after a change, for which others are awaited
 CLEAN_SECONDS = 600.0
 YOUNG_SECONDS = 3600.0
@@ -46,52 +48,55 @@ class FileCopies:
         folder: Path,
         name: str,
         files: ServerFiles,
+        store: Store,
         cache: Cache,
         clock: Clock,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._folder, self._name, self._files, self._cache, self._clock, self._now = (
-            folder,
-            name,
-            files,
-            cache,
-            clock,
-            now,
-        )
+        self._folder, self._name, self._files, self._store = folder, name, files, store
+        self._cache, self._clock, self._now = cache, clock, now
         self._woken = asyncio.Event()
+        self._copying: dict[Path, asyncio.Task[None]] = {}
+        self._again: dict[Path, tuple[float, float]] = {}  # after how many seconds a file is tried again, and when
         self._said: set[str] = set()  # digests that couldn't be brought, and the log has it
 
     async def run(self) -> None:
         """Keep them until cancelled."""
-        unsubscribe, cleaned = self._cache.subscribe(self._notice, KINDS), -CLEAN_SECONDS
+        unsubscribe, cleaned = self._cache.subscribe(self._notice, KINDS), self._clock.elapsed()
         try:
             while True:
-                pause = AGAIN_SECONDS
                 self._woken.clear()  # what changes from here on has a round of its own
-                with suppress(StoreUnavailable):
-                    await self._cache.catch_up()
-                    pause = LOOK_SECONDS if await self.bring() else AGAIN_SECONDS
-                    if self._clock.elapsed() - cleaned >= CLEAN_SECONDS:
-                        cleaned = self._clock.elapsed()
+                pause = AGAIN_SECONDS if await self._begin_copies() else LOOK_SECONDS
+                if self._clock.elapsed() - cleaned >= CLEAN_SECONDS:
+                    with suppress(StoreUnavailable):
                         await self.clean()
+                        cleaned = self._clock.elapsed()
                 await self._wait(pause)
                 await self._clock.sleep(GATHER_SECONDS)
         finally:
             unsubscribe()
+            for task in self._copying.values():
+                task.cancel()
 
-    async def bring(self) -> bool:
-        """Get from the other servers what belongs here; whether all that they have is here now."""
+    async def _begin_copies(self) -> bool:
+        """Begin to get from the other servers what belongs here; whether anything is missing. Nothing waits for a large file."""
         serving, view = self._files.others.list_serving(), self._cache.view
-        if not serving:
-            return True
         code, at_home = find_named(view), find_at_home(view, self._name, serving)
-        missing = await asyncio.to_thread(self._list_missing, code, at_home)
-        whole = await asyncio.gather(*(self._bring_one(path) for path in missing))
-        return all(whole)
+        missing = await asyncio.to_thread(self._list_missing, code, at_home) if serving else []
+        now = self._clock.elapsed()
+        self._again = {path: again for path, again in self._again.items() if path in missing}
+        for path in missing:
+            if path not in self._copying and self._again.get(path, (0.0, 0.0))[1] <= now:
+                self._copying[path] = task = asyncio.create_task(self._copy(path))
+                task.add_done_callback(lambda _, path=path: self._copying.pop(path, None))  # type: ignore[misc]
+        return bool(missing)
 
     async def clean(self) -> None:
-        """Remove what nothing needs."""
-        view, before = self._cache.view, self._now() - YOUNG_SECONDS
+        """Remove what nothing needs, by the store's word, not by a copy that may be old. Raises StoreUnavailable."""
+        view, before = make_view(), self._now() - YOUNG_SECONDS
+        for kind in (*KINDS, "allocation"):
+            for entry in (await self._store.list(kind_prefix(kind))).entries:
+                view.put(entry.key, entry.value, entry.revision)
         named = find_named(view)
         await asyncio.to_thread(remove_unnamed, self._folder / CODE_FOLDER, named, before)
         await asyncio.to_thread(remove_sent, self._folder, find_made(view), before)
@@ -99,7 +104,8 @@ class FileCopies:
             if is_used(view, sha256):
                 continue
             found = await self._files.find(sha256)
-            if self._files.others.list_serving() and not found.has and not found.away and not is_used(view, sha256):
+            is_alone = self._files.others.list_serving() and not found.has and not found.away
+            if is_alone and not is_used(self._cache.view, sha256):
                 await asyncio.to_thread(remove, self._folder, sha256)
 
     def _notice(self, changes: Sequence[Changed]) -> None:
@@ -115,18 +121,20 @@ class FileCopies:
         paths = [*(self._folder / CODE_FOLDER / sha256 for sha256 in code), *(self._folder / one for one in at_home)]
         return sorted(path for path in paths if not path.exists())
 
-    async def _bring_one(self, path: Path) -> bool:
-        """Whether it is here, or no server has it."""
+    async def _copy(self, path: Path) -> None:
         sha256 = path.name
         try:
-            await self._files.bring(sha256, path)
+            found = await self._files.bring(sha256, path)
         except WeftError as problem:
             if sha256 not in self._said:
                 _log.warning("a copy of content %s… can't be kept here: %s", sha256[:12], problem.message)
             self._said.add(sha256)
-            return False
-        self._said.discard(sha256)
-        return True
+        else:
+            self._said.discard(sha256)
+            if found is not None:
+                return
+        pause = min(2 * self._again.get(path, (AGAIN_SECONDS / 2, 0.0))[0], LOOK_SECONDS)
+        self._again[path] = pause, self._clock.elapsed() + pause
 
     async def _wait(self, seconds: float) -> None:
         """Wait so long, or for a change."""

@@ -108,7 +108,7 @@ async def decide(
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run())
         if needs.files is not None:
-            group.create_task(FileCopies(needs.images, server, needs.files, cache, clock).run())
+            group.create_task(FileCopies(needs.images, server, needs.files, store, cache, clock).run())
         try:
             while True:
                 await lease.begin()
