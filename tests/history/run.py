@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack, aclosing
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tests.scenario.api_lab import make_image, make_vm
 from weft.client.api import Client
 from weft.contracts.store import Batch
 from weft.store.etcd import EtcdStore
+
+PREFIXES = [f"/{kind}/{PROJECT}/" for kind in ("disruptionbudget", "vm", "quota")]
 
 
 class Outcome(msgspec.Struct):
@@ -42,7 +45,8 @@ def run_history(
     with ExitStack() as stack:
         fabric = Servers(folder, stack, servers, before)
         fabric.start()
-        cursor = asyncio.run(_find_cursor(fabric))
+        endpoints = [member.endpoint for member in fabric.members]
+        cursor = asyncio.run(find_cursor(endpoints))
         _set_up(fabric)
         record, began = Record(), time.monotonic()
         askers = [
@@ -58,7 +62,7 @@ def run_history(
             if asker.problem is not None:
                 raise asker.problem
         seconds = time.monotonic() - began
-        batches = asyncio.run(_read_log(fabric, cursor))
+        batches = asyncio.run(read_log(endpoints, cursor, PREFIXES))
     setup = [Operation("setup", f"r{n}", "write", 0.0, 0.0, makes=FIRST) for n in range(REGISTERS)]
     return Outcome(
         asked=record.asked,
@@ -96,12 +100,9 @@ def _set_up(fabric: Servers) -> None:
     client.close()
 
 
-def _open(fabric: Servers) -> EtcdStore:
-    return EtcdStore([member.endpoint for member in fabric.members], timeout_seconds=60.0)
-
-
-async def _find_cursor(fabric: Servers) -> str:
-    store = _open(fabric)
+async def find_cursor(endpoints: Sequence[str]) -> str:
+    """The present of the store in this etcd."""
+    store = EtcdStore(endpoints, timeout_seconds=60.0)
     await store.open()
     try:
         return (await store.list("/")).cursor
@@ -109,13 +110,13 @@ async def _find_cursor(fabric: Servers) -> str:
         await store.close()
 
 
-async def _read_log(fabric: Servers, cursor: str) -> list[Batch]:
-    """All commits from ``cursor`` on."""
-    store = _open(fabric)
+async def read_log(endpoints: Sequence[str], cursor: str, prefixes: Sequence[str]) -> list[Batch]:
+    """All commits from ``cursor`` on to keys that begin so."""
+    store = EtcdStore(endpoints, timeout_seconds=60.0)
     await store.open()
     batches: list[Batch] = []
     try:
-        for prefix in (f"/disruptionbudget/{PROJECT}/", f"/vm/{PROJECT}/", f"/quota/{PROJECT}/"):
+        for prefix in prefixes:
             newest = max([0, *(entry.revision for entry in (await store.list(prefix)).entries)])
             some: list[Batch] = []
             async with asyncio.timeout(120), aclosing(store.watch(prefix, cursor)) as following:
