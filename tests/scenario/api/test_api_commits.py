@@ -173,7 +173,7 @@ RELIES_ON = {
     "get_a_function_ready": {"gateway/function/readiness.py _write": "function at"},
 }
 
-# All it writes is under a gateway's lease, and about no object: tests/scenario/gateway/test_schedule_state.py lets two of them write.
+# All it writes is under a gateway's lease, and about no object: tests/scenario/gateway/test_schedule_state.py has two of them.
 FENCED = "gateway/function_events/schedule_state.py"
 
 Request = Callable[[ApiLab, int], object]

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import click
@@ -43,7 +44,13 @@ class Here:
     def make_client(self) -> Here:
         return self
 
-    def verb(self, kind: str, name: str, verb: str, given: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def http(self) -> Any:
+        return SimpleNamespace(endpoints=SimpleNamespace(are_several=False), leave_server=lambda: False)
+
+    def verb(
+        self, kind: str, name: str, verb: str, given: dict[str, Any], *, project: str | None = None
+    ) -> dict[str, Any]:
         self._number += 1
         argv = given["argv"]
         argv = next((other for word, other in self.instead.items() if any(word in part for part in argv)), argv)
