@@ -21,6 +21,7 @@ from weft.client.context import Context, hash_ca, read_context
 from weft.launch.process.supervisor import PR_SET_PDEATHSIG
 from weft.launch.server.membership.init import begin
 from weft.launch.server.membership.join import join
+from weft.launch.store.member import read_member
 from weft.objects.errors import WeftError
 from weft.protocol.server.join import MemberPlace
 
@@ -126,6 +127,7 @@ class Fabric:
         self._start(number)
         until(lambda: b'"has_vote": true' in (self.folder / name / "etcd" / "member.json").read_bytes())
         until(lambda: tried(lambda: read_servers(client)[name][0] == "Ready"))
+        until(lambda: name in read_member(self.folder / by).others)  # it has heard of it
 
     def client(self, name: str) -> Client:
         return self.servers[name].connect(self.context)
