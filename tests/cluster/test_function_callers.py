@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import json
 import os
 import re
 import signal
-import sqlite3
 import ssl
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any
 
 import boto3
+import msgspec
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.cluster.cluster import Cluster, until
 from tests.long import mark_long
+from weft.contracts.clock import SystemClock
+from weft.contracts.store import Put
+from weft.store.remote import RemoteStore
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
 CODE = """
@@ -152,14 +155,26 @@ def await_gateway(called: Cluster, patients_key: dict[str, str]) -> Callable[[],
     return lambda: until(answers)
 
 
+async def set_back_schedules(cluster: Cluster) -> int:
+    """Have each schedule's last run an hour ago, as if there had been no gateway since; how many there are."""
+    store = RemoteStore(cluster.state / "server" / "store.sock", SystemClock())
+    await store.open()
+    try:
+        found = (await store.list("/-schedule/")).entries
+        for entry in found:
+            last = msgspec.json.decode(entry.value, type=float)
+            await store.commit([Put(entry.key, msgspec.json.encode(last - 3600))])
+        return len(found)
+    finally:
+        await store.close()
+
+
 def test_a_schedule_fires_also_for_a_time_when_there_was_no_gateway(
     called: Cluster, await_gateway: Callable[[], None]
 ) -> None:
     (n,) = new_numbers()
     called.ok("function", "set", "called", "--schedule", f'* * * * *;input={{"n": {n}}}')
-    with closing(sqlite3.connect(called.state / "server" / "gateway" / "events.db", isolation_level=None)) as events:
-        hour_ago = "UPDATE fired SET last = last - 3600"  # as if there had been none for an hour
-        until(lambda: events.execute(hour_ago).rowcount == 1)
+    until(lambda: asyncio.run(set_back_schedules(called)) == 1)
     for pid in called.pids("weft server gateway"):
         os.kill(pid, signal.SIGKILL)
     await_gateway()
