@@ -17,7 +17,7 @@ _PLACE = re.compile(r"([a-z0-9-]{1,63}):([0-9]{1,16})")
 
 
 class Part(NamedTuple):
-    """Records of one server, oldest first, and the number after which its next ones lie; None: there are no more."""
+    """Records of one server, oldest first, and the number after which its next page begins; None after the last page."""
 
     items: Sequence[msgspec.Raw]
     follow: int | None = None

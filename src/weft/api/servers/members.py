@@ -16,8 +16,7 @@ from weft.protocol.server.join import MemberPlace, read_place, warn_of_even
 
 
 def read_member(context: ApiContext, text: str) -> MemberPlace | None:
-    """Read where the member of a server will be that wants to join; None where the fabric's store is no servers' own. Raises
-    InvalidInput."""
+    """Read the place of a joining server's member; None where the servers keep no members of the store. Raises InvalidInput."""
     if context.members is None:
         if text:
             raise InvalidInput(

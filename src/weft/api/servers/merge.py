@@ -38,7 +38,8 @@ async def ask_others(
     seconds: float = ANSWER_SECONDS,
 ) -> Parts[T]:
     """Ask the other servers for their parts of the answer to ``call``, each ``shape``; nobody, if it comes from one of them.
-    ``query`` gives a server's, by its name, if not the call's own. What a server hasn't found is no part, and it isn't away."""
+    ``query`` gives the query for a server by its name, by default the call's own. A server that finds nothing adds no part, and
+    doesn't count as away."""
     parts: Parts[T] = Parts({}, [])
     if call.is_forwarded:
         return parts

@@ -48,7 +48,11 @@ def main(argv: list[str]) -> int:
 def count_servers(text: str) -> int | None:
     """The number of servers that ``SERVERS=text`` wants; None without a word. Raises InvalidInput."""
     if text and (text not in {str(count) for count in range(1, MOST_SERVERS + 1)}):
-        raise InvalidInput(f"SERVERS={text} is not possible", field="servers", hint="SERVERS=3, or leave it out")
+        raise InvalidInput(
+            f"SERVERS={text} is not possible",
+            field="servers",
+            hint=f"SERVERS=1 to SERVERS={MOST_SERVERS}, or leave it out",
+        )
     return int(text) if text else None
 
 
