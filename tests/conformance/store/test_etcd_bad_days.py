@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -182,6 +183,50 @@ async def test_when_the_leader_of_three_is_gone_for_a_while_each_commit_is_done_
         renewing.cancel()
         fences = await asyncio.gather(renewing, return_exceptions=True)
         assert isinstance(fences[0], asyncio.CancelledError), fences  # it was never lost
+
+
+def read_metric(member: EtcdServer, name: str) -> float:
+    """Of a member, as it counts it itself; 0 when it has none."""
+    with urllib.request.urlopen(f"http://{member.endpoint}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return next((float(line.split()[-1]) for line in lines if line.startswith(name)), 0.0)
+
+
+def find_leader(members: list[EtcdServer]) -> EtcdServer | None:
+    return next((member for member in members if read_metric(member, "etcd_server_is_leader ")), None)
+
+
+async def find_answering(store: Store, members: list[EtcdServer]) -> list[EtcdServer]:
+    """The members that answered when a key was read twenty times."""
+    name = 'grpc_server_handled_total{grpc_code="OK",grpc_method="Range"'
+    before = [read_metric(member, name) for member in members]
+    for _ in range(20):
+        await store.get("/a")
+    return [member for member, count in zip(members, before, strict=True) if read_metric(member, name) > count]
+
+
+async def await_answers_of_the_leader(store: Store, members: list[EtcdServer]) -> EtcdServer:
+    """The member that leads, once it answers all that the store reads."""
+    async with asyncio.timeout(60):
+        while True:
+            answering = await once_it_answers(lambda: find_answering(store, members))
+            leader = find_leader(members)
+            if leader is not None and answering == [leader]:
+                return leader
+            await asyncio.sleep(0.1)
+
+
+async def test_requests_go_to_the_member_that_leads_and_to_the_next_one(tmp_path: Path) -> None:
+    members = [EtcdServer(tmp_path / name, name) for name in ("a", "b", "c")]
+    async with AsyncExitStack() as stack:
+        for member in members:
+            member.members = {one.name: one.peer for one in members}
+            member.start()
+            stack.callback(member.end)
+        store = await opened(stack, *members)
+        first = await await_answers_of_the_leader(store, members)
+        first.end()
+        await await_answers_of_the_leader(store, [member for member in members if member is not first])
 
 
 async def test_a_refilled_etcd_is_a_new_history_that_goes_on(start: Start) -> None:

@@ -1,6 +1,7 @@
-"""One channel to all endpoints of an etcd cluster: calls with a deadline, watches, and errors in the contract's words.
+"""Channels to the endpoints of an etcd cluster: calls with a deadline, watches, and errors in the contract's words.
 
-gRPC spreads calls over the endpoints that answer and dials the others again by itself. A member that is cut off from its leader
+A call goes to the member that leads, where that is known: any other one would pass it on. If that attempt fails, gRPC spreads the
+next ones over the endpoints that answer, and dials the others again by itself. A member that is cut off from its leader
 answers only after seconds, and one that hangs never: so each attempt has a short time of its own, and the next one goes to
 another member, until the call's deadline. Every request must therefore be one that may be done twice.
 """
@@ -38,6 +39,7 @@ _OPTIONS = (
 _FIRST_ATTEMPT_SECONDS = 1.5  # an election of our own members takes 1 to 2.5
 _LONGER = 1.5  # times as long is each attempt than the one before: a busy member needs time rather than more requests
 _AGAIN_SECONDS = 0.1
+_SEEK_AGAIN_SECONDS = 2.0  # after a leader that was not found, or failed
 _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _REFUSED = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
 _WITH_LEADER = (("hasleader", "true"),)  # a member cut off from the others ends its watches instead of going silent
@@ -82,46 +84,20 @@ class EtcdConnection:
         self._timeout_seconds = timeout_seconds
         self._channel: grpc.aio.Channel | None = None
         self._calls: dict[str, Any] = {}
+        self._leader: tuple[grpc.aio.Channel, dict[str, Any]] | None = None
+        self._election = 0  # in which the leader was sought
+        self._seek_at = 0.0
+        self._seeking: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Make the channel; raises StoreUnavailable when a name can't be resolved. Only calls show whether etcd answers."""
-        target = await _resolve(self._endpoints)
-        pong_ms = round(1000 * min(3.0, self._keepalive_seconds / 2))
-        options: list[tuple[str, Any]] = [
-            *_OPTIONS,
-            ("grpc.keepalive_time_ms", round(1000 * self._keepalive_seconds)),
-            ("grpc.keepalive_timeout_ms", pong_ms),
-            (
-                "grpc.http2.ping_timeout_ms",
-                pong_ms,
-            ),  # of gRPC's other pings: while one is out, it sends no other
-        ]
-        if self._tls is None:
-            if target.startswith("unix:"):
-                options.append(("grpc.default_authority", "localhost"))
-            channel = grpc.aio.insecure_channel(target, options)
-        else:
-            options.append(("grpc.ssl_target_name_override", self._tls.server_name))
-            trust = grpc.ssl_channel_credentials(self._tls.ca, self._tls.key, self._tls.certificate)
-            channel = grpc.aio.secure_channel(target, trust, options)
-        self._channel = channel
-        for path, request, response in (
-            ("KV/Range", wire.RangeRequest, wire.RangeResponse),
-            ("KV/Txn", wire.TxnRequest, wire.TxnResponse),
-            ("KV/DeleteRange", wire.DeleteRangeRequest, wire.DeleteRangeResponse),
-            ("KV/Compact", wire.CompactionRequest, wire.CompactionResponse),
-            ("Cluster/MemberList", wire.MemberListRequest, wire.MembersResponse),
-            ("Cluster/MemberAdd", wire.MemberAddRequest, wire.MemberAddResponse),
-            ("Cluster/MemberRemove", wire.MemberRemoveRequest, wire.MembersResponse),
-            ("Cluster/MemberPromote", wire.MemberPromoteRequest, wire.MembersResponse),
-        ):
-            self._calls[path] = channel.unary_unary(
-                f"/etcdserverpb.{path}", request.SerializeToString, response.FromString
-            )
-        self._calls["Watch"] = channel.stream_stream(
+        self._channel = await self._make_channel(self._endpoints)
+        self._calls = _make_calls(self._channel)
+        self._calls["Watch"] = self._channel.stream_stream(
             "/etcdserverpb.Watch/Watch", wire.WatchRequest.SerializeToString, wire.WatchResponse.FromString
         )
+        self._election, self._seek_at = 0, 0.0
 
     async def reopen(self, endpoints: Sequence[str], tls: EtcdTls | None) -> None:
         """Use other endpoints from now on. Watches end with StoreUnavailable; calls under way end by their deadline."""
@@ -129,10 +105,10 @@ class EtcdConnection:
         self._check_open()
         self.name, self._endpoints, self._tls = ",".join(endpoints), endpoints, tls
         await self.open()
+        await self._end_seeking()
+        self._forget_leader()
         if former is not None:
-            task = asyncio.create_task(former.close(self._timeout_seconds))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retire(former)
 
     @property
     def closed(self) -> bool:
@@ -191,8 +167,12 @@ class EtcdConnection:
     async def close(self) -> None:
         """Hang up; calls under way and watches end with StoreUnavailable."""
         channel, self._channel = self._channel, None
+        await self._end_seeking()
         for task in self._retiring:
             task.cancel()
+        if self._leader is not None:
+            await self._leader[0].close()
+            self._leader = None
         if channel is not None:
             await channel.close()
 
@@ -201,16 +181,20 @@ class EtcdConnection:
         longest = _FIRST_ATTEMPT_SECONDS
         while True:
             self._check_open()
-            left = ends_at - self._clock.elapsed()
+            left, leader = ends_at - self._clock.elapsed(), self._leader
+            calls, waits = (self._calls, True) if leader is None else (leader[1], False)
             try:
-                answer = await self._calls[path](
-                    request, timeout=max(0.001, min(longest, left)), wait_for_ready=True, metadata=_WITH_LEADER
+                answer = await calls[path](
+                    request, timeout=max(0.001, min(longest, left)), wait_for_ready=waits, metadata=_WITH_LEADER
                 )
                 self.newest_revision = max(self.newest_revision, answer.header.revision)
+                self._consider(answer.header.raft_term)
                 return answer
             except grpc.aio.AioRpcError as problem:
                 if problem.code() in refused:
                     raise EtcdRefused(problem.details() or "") from None
+                if problem.code() in _AGAIN and leader is not None and leader is self._leader:
+                    self._forget_leader()
                 if problem.code() not in _AGAIN or self._clock.elapsed() + _AGAIN_SECONDS >= ends_at:
                     raise self._translate(problem) from problem
                 if problem.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -219,6 +203,76 @@ class EtcdConnection:
                 self._check_cancelled()
                 raise
             await self._clock.sleep(_AGAIN_SECONDS)
+
+    def _consider(self, election: int) -> None:
+        """Look for the leader when another one may have been elected."""
+        known = election == self._election or len(self._endpoints) == 1
+        if known or self._seeking is not None or self._channel is None:
+            return
+        if self._clock.elapsed() >= self._seek_at:
+            self._forget_leader()
+            self._election = election
+            self._seeking = asyncio.create_task(self._seek_leader())
+
+    async def _seek_leader(self) -> None:
+        """Ask the members in turn which of them leads."""
+        try:
+            for endpoint in self._endpoints:
+                channel = await self._make_channel([endpoint])
+                calls = _make_calls(channel)
+                try:
+                    status = await calls["Maintenance/Status"](
+                        wire.StatusRequest(), timeout=_FIRST_ATTEMPT_SECONDS, wait_for_ready=True
+                    )
+                    if status.leader and status.leader == status.header.member_id:
+                        self._leader, channel = (channel, calls), None
+                        return
+                except grpc.aio.AioRpcError:
+                    continue
+                finally:
+                    if channel is not None:
+                        await channel.close()
+            self._forget_leader()
+        except StoreUnavailable:  # a name could not be resolved
+            self._forget_leader()
+        finally:
+            self._seeking = None
+
+    def _forget_leader(self) -> None:
+        """Spread calls over all members until the leader is found again."""
+        self._election, self._seek_at = 0, self._clock.elapsed() + _SEEK_AGAIN_SECONDS
+        if self._leader is not None:
+            self._retire(self._leader[0])
+            self._leader = None
+
+    async def _end_seeking(self) -> None:
+        if self._seeking is not None:
+            self._seeking.cancel()
+            await asyncio.gather(self._seeking, return_exceptions=True)
+
+    def _retire(self, channel: grpc.aio.Channel) -> None:
+        """Close a channel when the calls that are under way there have ended."""
+        task = asyncio.create_task(channel.close(self._timeout_seconds))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _make_channel(self, endpoints: Sequence[str]) -> grpc.aio.Channel:
+        target = await _resolve(endpoints)
+        pong_ms = round(1000 * min(3.0, self._keepalive_seconds / 2))
+        options: list[tuple[str, Any]] = [
+            *_OPTIONS,
+            ("grpc.keepalive_time_ms", round(1000 * self._keepalive_seconds)),
+            ("grpc.keepalive_timeout_ms", pong_ms),
+            # of gRPC's other pings: while one is out, it sends no other
+            ("grpc.http2.ping_timeout_ms", pong_ms),
+        ]
+        if self._tls is None:
+            if target.startswith("unix:"):
+                options.append(("grpc.default_authority", "localhost"))
+            return grpc.aio.insecure_channel(target, options)
+        options.append(("grpc.ssl_target_name_override", self._tls.server_name))
+        trust = grpc.ssl_channel_credentials(self._tls.ca, self._tls.key, self._tls.certificate)
+        return grpc.aio.secure_channel(target, trust, options)
 
     def _check_open(self) -> None:
         if self._channel is None:
@@ -243,6 +297,24 @@ class EtcdConnection:
         return StoreUnavailable(
             f"etcd {self.name}: {details or code.name}", hint="check that etcd runs and has a leader"
         )
+
+
+def _make_calls(channel: grpc.aio.Channel) -> dict[str, Any]:
+    """The calls of a channel, by the ends of their paths."""
+    return {
+        path: channel.unary_unary(f"/etcdserverpb.{path}", request.SerializeToString, response.FromString)
+        for path, request, response in (
+            ("KV/Range", wire.RangeRequest, wire.RangeResponse),
+            ("KV/Txn", wire.TxnRequest, wire.TxnResponse),
+            ("KV/DeleteRange", wire.DeleteRangeRequest, wire.DeleteRangeResponse),
+            ("KV/Compact", wire.CompactionRequest, wire.CompactionResponse),
+            ("Cluster/MemberList", wire.MemberListRequest, wire.MembersResponse),
+            ("Cluster/MemberAdd", wire.MemberAddRequest, wire.MemberAddResponse),
+            ("Cluster/MemberRemove", wire.MemberRemoveRequest, wire.MembersResponse),
+            ("Cluster/MemberPromote", wire.MemberPromoteRequest, wire.MembersResponse),
+            ("Maintenance/Status", wire.StatusRequest, wire.StatusResponse),
+        )
+    }
 
 
 async def _resolve(endpoints: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from weft.contracts.messages import make_messages
 
 # message → its fields, "name type number" each; "*" repeats, "|" is one of the message's single choice.
 _TABLE: dict[str, str] = {
-    "Header": "revision int64 3, cluster_id int64 1",
+    "Header": "cluster_id int64 1, member_id uint64 2, revision int64 3, raft_term uint64 4",
     "KeyValue": "key bytes 1, create_revision int64 2, mod_revision int64 3, version int64 4, value bytes 5",
     "RangeRequest": "key bytes 1, range_end bytes 2, limit int64 3, revision int64 4, keys_only bool 8, count_only bool 9",
     "RangeResponse": "header Header 1, kvs *KeyValue 2, more bool 3, count int64 4",
@@ -42,6 +42,8 @@ _TABLE: dict[str, str] = {
     "MemberRemoveRequest": "id uint64 1",
     "MemberPromoteRequest": "id uint64 1",
     "MembersResponse": "header Header 1, members *Member 2",
+    "StatusRequest": "",
+    "StatusResponse": "header Header 1, leader uint64 4",
 }
 
 
@@ -59,6 +61,7 @@ WatchResponse = _classes["WatchResponse"]
 MemberListRequest, MemberAddRequest = _classes["MemberListRequest"], _classes["MemberAddRequest"]
 MemberAddResponse, MembersResponse = _classes["MemberAddResponse"], _classes["MembersResponse"]
 MemberRemoveRequest, MemberPromoteRequest = _classes["MemberRemoveRequest"], _classes["MemberPromoteRequest"]
+StatusRequest, StatusResponse = _classes["StatusRequest"], _classes["StatusResponse"]
 
 EQUAL, NOT_EQUAL = 0, 3  # Compare.result
 OF_VERSION, OF_CREATE, OF_MOD = 0, 1, 2  # Compare.target
