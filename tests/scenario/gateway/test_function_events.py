@@ -424,6 +424,19 @@ async def test_what_an_earlier_weft_fired_from_its_file_is_gone_on_with(lab: Lab
     assert {call.name for call in lab.nodes.calls} == {"tick"} | {"f"} and len(lab.nodes.calls) == 2
 
 
+async def test_a_schedules_dead_letter_is_run_again_too(lab: Lab) -> None:
+    lab.function("tick", schedule=[{"cron": "* * * * *"}], retries=0)
+    lab.nodes.says = failed
+    await lab.time.pass_(60)
+    (letter,) = await lab.dead("tick")
+    lab.function("tick", retries=0)  # no more of them
+    lab.nodes.says = lambda call: InvocationOutcome(id=call.id, payload=b"1")
+    lab.nodes.calls.clear()
+    assert await lab.deliveries.redrive("default", "tick") == 1
+    await settle()
+    assert [call.id for call in lab.nodes.calls] == [letter.id]
+
+
 async def test_old_dead_letters_go_in_the_end(lab: Lab) -> None:
     lab.function("f", retries=0)
     lab.nodes.says = failed

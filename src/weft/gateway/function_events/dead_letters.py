@@ -20,12 +20,14 @@ class DeadLetters:
         )
 
     async def redrive(self, project: str, name: str, at: float) -> int:
-        """Put all of a function's dead letters into the queue, as if they were accepted now; how many."""
+        """Put all of a function's dead letters into the queue, as if they were accepted now; how many. One of a schedule is
+        in the store no more (``schedule_state.py``): it runs like any other."""
         values = (at, at, project, name)
         return await self._file.do(
             lambda db: (
                 db.execute(
-                    "UPDATE event SET dead_at=NULL, tries=0, accepted_at=?, due_at=?, error='', error_type=''"
+                    "UPDATE event SET dead_at=NULL, tries=0, accepted_at=?, due_at=?, error='', error_type='',"
+                    " origin=CASE origin WHEN 'schedule' THEN 'invoke' ELSE origin END"
                     " WHERE project = ? AND name = ? AND dead_at IS NOT NULL",
                     values,
                 ).rowcount
