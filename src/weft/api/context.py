@@ -31,7 +31,7 @@ from weft.api.state.token_use import TokenUse
 from weft.api.state.watch_lines import WatchLines
 from weft.api.trace.node_spans import NodeSpans
 from weft.client.server.files import ServerFiles
-from weft.client.server.others import OtherServers
+from weft.client.server.others import OtherServers, make_own_context
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
@@ -162,7 +162,12 @@ class ApiContext:
         self.boards = Boards(self.store, self.clock)
         self.node_spans = NodeSpans(self.clock)
         self.servers = ServerAddresses(self.store, self.clock)
-        self.others = OtherServers(self.own, lambda: self.authority, self.servers.list_others, self.clock)
+        self.others = OtherServers(
+            self.own,
+            lambda url, own: make_own_context(self.authority, url, own),
+            self.servers.list_others,
+            self.clock,
+        )
         self.files = ServerFiles(self.settings.blobs, self.others)
         self.event_copies = EventCopies(self.journal, self.others, self.clock)
 

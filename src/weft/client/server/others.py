@@ -1,4 +1,4 @@
-"""The other servers of the fabric, as one of them asks them: over HTTPS, with its own certificate of the fabric's CA.
+"""The other servers of the fabric, as one of them asks them: over HTTPS, its API with its own certificate of the fabric's CA.
 
 Nobody waits for a server that is away: one without a heartbeat isn't asked, and one that hangs costs ``ANSWER_SECONDS`` once, and
 is left alone for a while. Its name is part of the answer. Only one that takes a connection may take longer for its answer."""
@@ -51,16 +51,17 @@ class Answers(NamedTuple):
 
 class OtherServers:
     """Those that ``find`` knows beside ``own``: the URL of each by name, "" while it doesn't serve; none if ``own`` is None.
-    ``open_authority`` is called when one is asked, and not before: the process that serves the API makes the CA."""
+    ``make_context``, of a URL and ``own``, is called when one is asked, and not before: the process that serves the API makes
+    the CA. It may block."""
 
     def __init__(
         self,
         own: ServerIdentity | None,
-        open_authority: Callable[[], Authority],
+        make_context: Callable[[str, ServerIdentity], Context],
         find: Callable[[str], Mapping[str, str]],
         clock: Clock,
     ) -> None:
-        self._own, self._open_authority, self._find, self._clock = own, open_authority, find, clock
+        self._own, self._make_context, self._find, self._clock = own, make_context, find, clock
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}  # by name
         self._resting: dict[str, tuple[str, float]] = {}  # by name: its URL, and until when
@@ -167,9 +168,8 @@ class OtherServers:
             if (line := self._find_line(name)) is not None:
                 return line
             assert self._own is not None
-            url, authority = self._list().get(name, ""), self._open_authority()
-            own = str(authority.renew_own(self._own))
-            context = Context(server=url, ca=authority.ca, certificate=own, server_name=SERVER_NAME)
+            url = self._list().get(name, "")
+            context = self._make_context(url, self._own)
             http, slow = (
                 Http(
                     context,
@@ -185,6 +185,12 @@ class OtherServers:
         if former is not None:
             former.close()
         return line
+
+
+def make_own_context(authority: Authority, url: str, own: ServerIdentity) -> Context:
+    """The context with which the server ``own`` asks the API at ``url``."""
+    certificate = str(authority.renew_own(own))
+    return Context(server=url, ca=authority.ca, certificate=certificate, server_name=SERVER_NAME)
 
 
 def _be_away(name: str, why: str) -> Unavailable:

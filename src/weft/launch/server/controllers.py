@@ -22,7 +22,7 @@ import uvloop
 
 from weft.api.servers.addresses import ServerAddresses
 from weft.client.server.files import ServerFiles
-from weft.client.server.others import OtherServers
+from weft.client.server.others import OtherServers, make_own_context
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.history import History
 from weft.contracts.journal import Journal
@@ -170,7 +170,12 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
         servers = ServerAddresses(store, clock)
         following = asyncio.create_task(servers.run())
         stack.callback(following.cancel)
-        others = OtherServers(identity, partial(Authority, options.state, clock), servers.list_others, clock)
+        others = OtherServers(
+            identity,
+            lambda url, own: make_own_context(Authority(options.state, clock), url, own),
+            servers.list_others,
+            clock,
+        )
         stack.callback(others.close)
 
         def unseal_own(sealed: str, place: str) -> bytes:
