@@ -18,6 +18,7 @@ from weft.informer.view import Changed, View
 from weft.kinds.fields.deployment.status import DeploymentStatus, find_since
 from weft.protocol import function_counts
 from weft.protocol.heartbeat import LEASE_PREFIX
+from weft.telemetry.metrics.moments import mark_moment
 from weft.telemetry.metrics.sample import Sample
 
 INTERVAL_SECONDS = 10.0
@@ -82,4 +83,4 @@ class Recorder(Asking):
         samples += list_properties(view, at)
         samples += list_certificates(self._read_ends(), at)
         samples += list(self._endings.list_samples(samples, at))
-        return samples
+        return [*samples, mark_moment(at, len(samples))] if samples else []

@@ -52,7 +52,7 @@ def plan_database(state: Path, keep_seconds: float, clock: Clock) -> Command:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     password, page_key = secrets.token_hex(16), secrets.token_hex(16)
-    write_durably(state / FILE, msgspec.json.encode(make_own(port, password, authority.ca)), 0o600)
+    write_durably(state / FILE, msgspec.json.encode(make_own(port, password, authority.ca, clock.now())), 0o600)
     argv = [
         require_program(),
         f"-storageDataPath={folder}/data",
@@ -66,6 +66,8 @@ def plan_database(state: Path, keep_seconds: float, clock: Clock) -> Command:
         "-http.maxGracefulShutdownDuration=1s",
         # The newest sample is shown at once: what comes later than its answer is asked for again.
         "-search.latencyOffset=0s",
+        # A sample that comes again, of another server's history, is the same one.
+        "-dedup.minScrapeInterval=1ms",
         f"-search.maxQueryDuration={MOST_SECONDS}s",
         f"-search.maxPointsPerTimeseries={MOST_POINTS}",
         "-search.maxSamplesPerQuery=200000000",

@@ -35,13 +35,14 @@ KINDS: dict[str, Sort] = {"victoriametrics": "victoriametrics", "prometheus": "p
 
 class Database(msgspec.Struct, frozen=True):
     """``authorization`` is the header that requests to it carry, or "". With ``ca`` (PEM) its certificate must be of this CA and
-    for ``name``; else of one that the machine trusts, and for its host."""
+    for ``name``; else of one that the machine trusts, and for its host. ``started_at``: unix seconds, of the server's own."""
 
     kind: Sort
     url: str
     authorization: str = ""
     ca: str = ""
     name: str = ""
+    started_at: float = 0.0
 
     def __repr__(self) -> str:
         return f"Database({self.kind}, {self.url})"
@@ -72,10 +73,11 @@ def read_option(text: str, secret: str = "") -> Database | None:
     return Database(KINDS[kind], url.rstrip("/"), _authorize(secret.strip()))
 
 
-def make_own(port: int, password: str, ca: str) -> Database:
+def make_own(port: int, password: str, ca: str, started_at: float = 0.0) -> Database:
     """The server's own, listening on loopback at ``port``. Another program there, while it is away, has no certificate, and gets no
     password."""
-    return Database("victoriametrics", f"https://127.0.0.1:{port}", _authorize(f"weft:{password}"), ca, METRICS_NAME)
+    url = f"https://127.0.0.1:{port}"
+    return Database("victoriametrics", url, _authorize(f"weft:{password}"), ca, METRICS_NAME, started_at)
 
 
 def find_database(state: Path, named: Database | None) -> Database:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from weft.contracts.clock import Clock
 from weft.objects.errors import WeftError
@@ -25,13 +26,18 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 _log = logging.getLogger("weft.metrics")
 
 
+class _Batch(NamedTuple):
+    moment: int  # of its recording, which is thinned as one; unix ms
+    samples: Sequence[Sample]
+
+
 class Sender:
     """``find`` gives the database of the moment; it raises Unavailable while there is none."""
 
     def __init__(self, find: Callable[[], Database], clock: Clock, most_kept: int = MOST_KEPT) -> None:
         self._find, self._clock, self._most_kept = find, clock, most_kept
         self._asker = Asker(clock, 1)
-        self._batches: deque[Sequence[Sample]] = deque()
+        self._batches: deque[_Batch] = deque()
         self._kept = 0
         self._woken = asyncio.Event()
         self._lost: tuple[int, int] | None = None  # the moments, in ms, that the present gap goes from and to
@@ -45,7 +51,7 @@ class Sender:
     def put(self, samples: Sequence[Sample]) -> None:
         """Send these; never waits."""
         for start in range(0, len(samples), MOST_SENT):
-            self._batches.append(samples[start : start + MOST_SENT])
+            self._batches.append(_Batch(samples[-1].at, samples[start : start + MOST_SENT]))
         self._kept += len(samples)
         if self._kept > self._most_kept:
             self._thin()
@@ -54,18 +60,18 @@ class Sender:
         self._woken.set()
 
     def _thin(self) -> None:
-        moments = sorted({batch[0].at for batch in self._batches})
+        moments = sorted({batch.moment for batch in self._batches})
         gone = set(moments[-2::-2])  # the newest stays
         waiting, self._batches = self._batches, deque()
         for batch in waiting:
-            if batch[0].at in gone:
+            if batch.moment in gone:
                 self._forget(batch)
             else:
                 self._batches.append(batch)
 
-    def _forget(self, batch: Sequence[Sample]) -> None:
-        self._kept -= len(batch)
-        self._drop(batch)
+    def _forget(self, batch: _Batch) -> None:
+        self._kept -= len(batch.samples)
+        self._drop(batch.samples)
 
     async def run(self) -> None:
         """Send for ever."""
@@ -77,7 +83,7 @@ class Sender:
                     await self._woken.wait()
                 batch = self._batches[0]
                 try:
-                    await self._send(batch)
+                    await self._send(batch.samples)
                 except WeftError as problem:
                     if not is_away:
                         _log.warning("%s; samples are kept until then", problem.message)
@@ -90,7 +96,7 @@ class Sender:
                 pause, is_away = _FIRST_PAUSE_SECONDS, False
                 if self._batches and self._batches[0] is batch:  # else it was dropped meanwhile
                     self._batches.popleft()
-                    self._kept -= len(batch)
+                    self._kept -= len(batch.samples)
                 self._report_gap()
         finally:
             self._asker.close()
