@@ -134,6 +134,16 @@ def test_nobody_joins_under_the_name_of_a_node_there_is(lab: ApiLab) -> None:
     assert lab.join("n1", node="n1").uid == first.uid  # a token bound to it enrols it anew
 
 
+@pytest.mark.parametrize("spec", [{"use": "join"}, {"use": "server"}, {"use": "link", "link": {}}])
+def test_a_refused_request_does_not_use_up_a_token_for_one_use(lab: ApiLab, spec: dict[str, Any]) -> None:
+    made = lab.client.create({"kind": "token", "name": "once", "spec": spec})
+    joiner = lab.connect(msgspec.structs.replace(lab.context, token=made["secret"]))
+    for path in ("/v1/join", "/v1/servers:join", "/v1/clusters:link") * 2:
+        assert joiner.http.request("POST", path, {}).status >= 400
+    lab.run(lab.api.token_use.write())  # as after ten seconds
+    assert not lab.client.get("token", "once")["status"].get("used_at")
+
+
 def test_a_join_must_bring_a_name_and_a_sound_request(lab: ApiLab) -> None:
     made = lab.client.create({"kind": "token", "name": "t", "spec": {"use": "join"}})
     joiner = lab.connect(msgspec.structs.replace(lab.context, token=made["secret"]))

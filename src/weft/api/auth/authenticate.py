@@ -93,7 +93,8 @@ def find_known(context: ApiContext, bearer: str) -> Actor | None:
     if now >= known.quiet_until:
         if has_expired(facts.spec, now):
             return None
-        context.token_use.note(facts.key, facts.used_at, now)
+        if known.actor.kind == "person":  # a token for one use is used by what it lets in, not by a request
+            context.token_use.note(facts.key, facts.used_at, now)
     if known.actor.is_fixed or known.version == context.accounts.version:
         return known.actor
     if (directory := context.accounts.live) is None:
