@@ -151,7 +151,17 @@ def test_what_a_fabric_of_members_refuses(tmp_path: Path) -> None:
         ):
             with pytest.raises(problem, match=said):
                 join(tmp_path / "s2", url, token, digest, "s2", member)
-            assert {path.name for path in (tmp_path / "s2").glob("*")} <= {"server.lock"}
+            assert not (tmp_path / "s2").exists()
+        for name in ("notes.txt", ".git"):
+            (tmp_path / "s2" / name).mkdir(parents=True)
+        for attempt in (
+            lambda: join(tmp_path / "s2", url, token, digest, "s2", fabric.place(2)),
+            lambda: begin(tmp_path / "s2", "s2", fabric.place(2)),
+        ):
+            with pytest.raises(InvalidInput, match=r"isn't empty: it has \.git, notes\.txt"):
+                attempt()
+        assert {path.name for path in (tmp_path / "s2").iterdir()} == {".git", "notes.txt"}
+        shutil.rmtree(tmp_path / "s2")
         assert join(tmp_path / "s2", url, token, digest, "s2", fabric.place(2)) == "s2"
         said = next(one for one in first.list("server").items if one["name"] == "s2")
         assert said["status"]["message"] == "server s2 has joined, and was never started"

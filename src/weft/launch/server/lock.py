@@ -10,11 +10,13 @@ from pathlib import Path
 
 from weft.objects.errors import InUse
 
+FILE = "server.lock"
+
 
 @contextmanager
 def hold_server(state: Path) -> Iterator[None]:
     """Keep every other server off the folder ``state``, until the end or this process's death. Raises InUse."""
-    lock = os.open(state / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(state / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from weft.launch.process.address import take_by
 from weft.launch.process.amounts import Parser
-from weft.launch.server.lock import hold_server
+from weft.launch.server.membership.folder import new_folder, refuse_foreign
 from weft.launch.server.membership.identity import FILE, FIRST, keep_identity
 from weft.launch.store.engine import FILE as STORE_FILE
 from weft.launch.store.engine import MEMBERS, recall_store, remember_store
 from weft.launch.store.etcd import find_etcd
 from weft.launch.store.member import begin_member
-from weft.objects.errors import AlreadyExists, InvalidInput
+from weft.objects.errors import AlreadyExists
 from weft.objects.identity import check_name
 from weft.protocol.server.join import MemberPlace, read_place
 
@@ -63,23 +63,18 @@ def take_place(text: str) -> MemberPlace:
 
 
 def begin(state: Path, name: str, place: MemberPlace) -> None:
-    """Make ``state`` the folder of the first server. Raises AlreadyExists when it is a server's already, and Unavailable without
-    etcd."""
+    """Make ``state`` the folder of the first server. Raises AlreadyExists when it is a server's already, InvalidInput
+    when it has other files, and Unavailable without etcd."""
     find_etcd()
     check_name(name, "server")
-    try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InvalidInput(
-            f"--state {state} can't be made a folder: {problem.strerror}", field="state", hint="give another --state"
-        ) from None
-    with hold_server(state):
+    with new_folder(state):
         if any((state / file).exists() for file in (STORE_FILE, FILE, "ca.crt", "store.url")):
             raise AlreadyExists(
                 f"{state} is the folder of a server, which keeps its objects in {recall_store(state)}",
                 field="state",
                 hint="give another --state",
             )
+        refuse_foreign(state)
         begin_member(state, name, place)
         remember_store(state, MEMBERS)
         keep_identity(state, name)

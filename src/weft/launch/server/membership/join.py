@@ -19,14 +19,14 @@ from weft.client.http import Http
 from weft.client.tls import fetch_ca
 from weft.launch.process.address import take_server
 from weft.launch.process.amounts import Parser
-from weft.launch.server.lock import hold_server
-from weft.launch.server.membership.identity import FILE, keep_identity
+from weft.launch.server.membership.folder import new_folder, refuse_foreign
+from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.membership.init import add_member, name_start
-from weft.launch.server.membership.keys import write_keys
+from weft.launch.server.membership.keys import KEPT, write_keys
 from weft.launch.store.engine import FILE as STORE_FILE
 from weft.launch.store.etcd import find_etcd
 from weft.launch.store.member import read_member
-from weft.objects.errors import AlreadyExists, InvalidInput, WeftError
+from weft.objects.errors import AlreadyExists, InvalidInput
 from weft.objects.identity import SERVER_NAME
 from weft.protocol.server.join import (
     PATH,
@@ -75,7 +75,7 @@ def join(state: Path, url: str, token: str, ca_sha256: str, name: str, member: M
     """Make ``state`` the folder of server ``name`` of the fabric at ``url``, with a member of its store at ``member``; the name.
 
     Raises NotAuthenticated for a wrong digest or token, AlreadyExists when the name is taken or the folder is another
-    server's, Unavailable when no server answers or its store can't be shared."""
+    server's, InvalidInput when it has other files, Unavailable when no server answers or its store can't be shared."""
     shown = parse_token(token)
     if shown is None:
         raise InvalidInput(
@@ -86,23 +86,12 @@ def join(state: Path, url: str, token: str, ca_sha256: str, name: str, member: M
     if member is not None:
         find_etcd()  # before the token is used
     ca = fetch_ca(url, ca_sha256)
-    try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InvalidInput(
-            f"--state {state} can't be made a folder: {problem.strerror}", field="state", hint="give another --state"
-        ) from None
-    with hold_server(state):
+    with new_folder(state):
         refuse_another(state, ca)
-        is_new = not (state / FILE).exists()
+        refuse_foreign(state, KEPT)
         identity = keep_identity(state, name)
         given = ServerJoinInput(identity.name, identity.uid, "" if member is None else member.client, weft.__version__)
-        try:
-            answer = _ask(Context(server=url, ca=ca, token=token, server_name=SERVER_NAME), given)
-        except WeftError:
-            if is_new:
-                (state / FILE).unlink()  # it may join under another name
-            raise
+        answer = _ask(Context(server=url, ca=ca, token=token, server_name=SERVER_NAME), given)
         sealed, use = msgspec.json.decode(answer.body, type=ServerJoinAnswer).sealed, name_use(given)
         keys = msgspec.json.decode(unseal(derive_key(shown.secret.encode(), use), sealed, use), type=ServerKeys)
         write_keys(state, keys, identity.name, member)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weft.contracts.durable_file import write_durably
+from weft.launch.server.membership.identity import FILE
 from weft.launch.store.engine import ETCD, MEMBERS, SQLITE, remember_store
 from weft.launch.store.member import join_member
 from weft.objects.errors import InvalidInput, Unavailable
@@ -23,6 +24,8 @@ FILES = (
     "etcd/client.crt",
     "etcd/client.key",
 )
+# In the folder of a server that has joined, and never ran.
+KEPT = {FILE, "store.url", *(name.partition("/")[0] for name in FILES)}
 
 
 def read_keys(state: Path, store: str) -> ServerKeys:
