@@ -15,12 +15,14 @@ from tests.conformance.store.etcd_server import PROGRAM
 from tests.scenario.server.servers_lab import WEFT, Fabric, fabric_in, make_token, read_servers, tried
 from tests.scenario.server.test_server_log import until
 
-from weft.client.context import hash_ca
+from weft.client.answer import raise_problem
+from weft.client.context import Context, hash_ca
+from weft.client.http import Http
 from weft.launch.server.membership.init import begin
 from weft.launch.server.membership.join import join
 from weft.launch.store.member import read_member
 from weft.objects.errors import AlreadyExists, IllegalTransition, InUse, InvalidInput, Unavailable, WeftError
-from weft.protocol.server.join import MemberPlace
+from weft.protocol.server.join import PATH, MemberPlace, ServerJoinInput
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
 
@@ -145,13 +147,23 @@ def test_what_a_fabric_of_members_refuses(tmp_path: Path) -> None:
         token = make_token(first, "t")
         for member, problem, said in (
             (None, InvalidInput, "it isn't said where the new one will be"),
-            (fabric.place(1), AlreadyExists, "is the member of server s1"),
-            (MemberPlace("0.0.0.0"), InvalidInput, "can be reached"),
-            (MemberPlace("127.0.0.1", 65_535), InvalidInput, "can be reached"),
+            (fabric.place(1), InUse, "another process has 2379"),
+            (MemberPlace("192.0.2.1"), InvalidInput, "--member 192.0.2.1:2379 can't be listened at"),
+            (MemberPlace(fabric.place(1).host, 2380), InUse, "another process has 2380"),
         ):
             with pytest.raises(problem, match=said):
                 join(tmp_path / "s2", url, token, digest, "s2", member)
             assert not (tmp_path / "s2").exists()
+        joiner = Http(Context(server=url, ca=fabric.context.ca, token=token, server_name=fabric.context.server_name))
+        host, has_it = fabric.place(1).host, "is the member of server s1, which has the next port, too"
+        for given, problem, said in (  # as of another machine that took the address for its own
+            *((f"{host}:{port}", AlreadyExists, has_it) for port in (2378, 2379, 2380)),
+            ("0.0.0.0", InvalidInput, "can be reached"),
+            ("127.0.0.1:65535", InvalidInput, "can be reached"),
+        ):
+            with pytest.raises(problem, match=said):
+                raise_problem(joiner.request("POST", PATH, ServerJoinInput("s2", "u", given)))
+        joiner.close()
         for name in ("notes.txt", ".git"):
             (tmp_path / "s2" / name).mkdir(parents=True)
         for attempt in (

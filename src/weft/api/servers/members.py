@@ -39,10 +39,13 @@ async def take_in(context: ApiContext, place: MemberPlace) -> dict[str, MemberPl
     known = {at: server.name for server in await _list_servers(context) if (at := _member_of(server))}
     found = await members.list()
     for one in found:
-        at = MemberPlace.of_peer(one.address).client
-        if at == place.client and (not one.is_learner or at in known):
+        other = MemberPlace.of_peer(one.address)
+        at = other.client
+        if other.meets(place) and (not one.is_learner or at in known):
             raise AlreadyExists(
-                f"{at} is the member of server {known.get(at, one.name)}", field="member", hint="give another --member"
+                f"{at} is the member of server {known.get(at, one.name)}, which has the next port, too",
+                field="member",
+                hint="give another --member: an address of the new server's machine, or another port",
             )
         if one.is_learner and at != place.client:
             if at in known:

@@ -31,7 +31,7 @@ from weft.launch.local.ceph.layout import BUCKET, S3_PORT, USER, CephPlan
 from weft.launch.local.ceph.make import wait_ready
 from weft.launch.local.ceph.supervisor import supervisor_command
 from weft.launch.local.daemon import Daemon
-from weft.launch.local.node import AgentCommand
+from weft.launch.local.node import AgentCommand, plan_entry
 from weft.launch.local.processes import inspect_processes, is_weft
 from weft.launch.local.topology import (
     ETCD,
@@ -130,10 +130,11 @@ async def prepare_server(topology: Topology, server: Node) -> None:
         return
     home = server_state_dir(topology, server)
     own = ("--state", home, "--server", server.name, "--member", server.address)
+    entry = plan_entry(topology, server.name)  # its address is there alone
     if server == topology.servers[0]:
-        await _run_weft(f"server {server.name} could not begin", weft("server", "init", *own))
+        await _run_weft(f"server {server.name} could not begin", (*entry, *weft("server", "init", *own)))
     else:
-        await _join(topology, f"server {server.name}", server.name, {"use": "server"}, ("server", "join"), own)
+        await _join(topology, f"server {server.name}", server.name, {"use": "server"}, ("server", "join"), own, entry)
 
 
 def plan_ceph(topology: Topology) -> CephPlan:
@@ -212,9 +213,16 @@ def prepare_containerd(topology: Topology, node: Node) -> tuple[str, ...]:
 
 
 async def _join(
-    topology: Topology, what: str, name: str, spec: Mapping[str, Any], verb: tuple[str, ...], own: tuple[str, ...]
+    topology: Topology,
+    what: str,
+    name: str,
+    spec: Mapping[str, Any],
+    verb: tuple[str, ...],
+    own: tuple[str, ...],
+    entry: tuple[str, ...] = (),
 ) -> None:
-    """Let a node or a server join with a token of its own; the first server's must run. Raises DriverFailed."""
+    """Let a node or a server join with a token of its own, by a command with ``entry`` before it; the first server's must run.
+    Raises DriverFailed."""
     context = read_context(_context_file(topology))
     token = await _ask(
         topology,
@@ -222,12 +230,10 @@ async def _join(
             {"kind": "token", "name": f"join-{name}-{os.urandom(3).hex()}", "spec": dict(spec)}
         ),
     )
-    argv = weft(
-        *verb, server_url(topology), "--token-file", "/dev/stdin",
-        "--ca-sha256", hashlib.sha256(ssl.PEM_cert_to_DER_cert(context.ca)).hexdigest(), *own,
-    )  # fmt: skip
+    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(context.ca)).hexdigest()
+    argv = weft(*verb, server_url(topology), "--token-file", "/dev/stdin", "--ca-sha256", digest, *own)
     # By stdin: a command line is everybody's to read.
-    await _run_weft(f"{what} could not join", argv, str(token["secret"]))
+    await _run_weft(f"{what} could not join", (*entry, *argv), str(token["secret"]))
 
 
 async def _run_weft(trouble: str, argv: Sequence[str], stdin: str = "") -> None:

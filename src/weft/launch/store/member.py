@@ -6,7 +6,9 @@ of their own, which also says who may speak to it.
 
 from __future__ import annotations
 
+import errno
 import secrets
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,8 +17,9 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.durable_file import name_replaced, write_durably
 from weft.contracts.store_members import StoreMember
+from weft.drivers.linux.addresses import read_own_addresses
 from weft.launch.store.etcd import QUOTA_BYTES, find_etcd
-from weft.objects.errors import Unavailable
+from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.protocol.server.join import MemberPlace
 from weft.trust.ca import Authority
 
@@ -73,6 +76,30 @@ def write_member(state: Path, member: Member) -> None:
     folder = state / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_durably(folder / FILE, msgspec.json.format(msgspec.json.encode(member)))
+
+
+def check_place(place: MemberPlace) -> None:
+    """Raises InvalidInput unless ``place`` is of this machine, and InUse when another process has one of its two ports."""
+    for port in (place.port, place.port + 1):
+        with socket.socket(socket.AF_INET6 if ":" in place.host else socket.AF_INET) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as etcd does
+            try:
+                tried.bind((place.host, port))
+                tried.listen()
+            except OSError as problem:
+                if problem.errno == errno.EADDRINUSE:
+                    raise InUse(
+                        f"--member {place.client} needs the ports {place.port} and {place.port + 1}, and another process has"
+                        f" {port}",
+                        field="member",
+                        hint=f"ss -ltnp shows which one: end it, or give another port: --member {place.show_with('PORT')}",
+                    ) from None
+                own = " or ".join(read_own_addresses()[:4]) or "an address that other machines reach"
+                raise InvalidInput(
+                    f"--member {place.client} can't be listened at: {problem.strerror}",
+                    field="member",
+                    hint=f"give an address of this machine: {own}",
+                ) from None
 
 
 def begin_member(state: Path, name: str, place: MemberPlace) -> None:

@@ -22,13 +22,17 @@ class MemberPlace(msgspec.Struct, frozen=True):
 
     @property
     def client(self) -> str:
-        return self._at(self.port)
+        return self.show_with(self.port)
 
     @property
     def peer(self) -> str:
-        return self._at(self.port + 1)
+        return self.show_with(self.port + 1)
 
-    def _at(self, port: int) -> str:
+    def meets(self, other: MemberPlace) -> bool:
+        """Whether the two have a port in common."""
+        return not {self.client, self.peer}.isdisjoint((other.client, other.peer))
+
+    def show_with(self, port: int | str) -> str:
         return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
     @staticmethod

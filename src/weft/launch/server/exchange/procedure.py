@@ -31,7 +31,7 @@ from weft.launch.store.engine import (
 )
 from weft.launch.store.etcd import find_etcd
 from weft.launch.store.exchange import Exchange, drop_exchange, read_exchange, write_exchange
-from weft.launch.store.member import DATA, FILE, FOLDER, begin_member
+from weft.launch.store.member import DATA, FILE, FOLDER, begin_member, check_place
 from weft.objects.errors import (
     AlreadyExists,
     IllegalTransition,
@@ -72,6 +72,8 @@ async def exchange_store(options: argparse.Namespace, clock: Clock) -> None:
         if exchange.target in OWN_ETCDS and exchange.source == SQLITE and read_exchange(state) is None:
             await _wait(lambda: not _is_used(state / FOLDER / DATA), clock, "the server's own etcd has not ended yet")
         if exchange.target == MEMBERS:
+            if not _is_used(state / FOLDER / DATA):  # by what an earlier attempt has started
+                check_place(options.member)
             begin_member(state, keep_identity(state, None).name, options.member)
         target, before = make_refill(exchange.target, state, clock), list_replaced(state)
         write_exchange(state, exchange)

@@ -13,7 +13,7 @@ from weft.launch.server.membership.identity import FILE, FIRST, keep_identity
 from weft.launch.store.engine import FILE as STORE_FILE
 from weft.launch.store.engine import MEMBERS, recall_store, remember_store
 from weft.launch.store.etcd import find_etcd
-from weft.launch.store.member import begin_member
+from weft.launch.store.member import begin_member, check_place
 from weft.objects.errors import AlreadyExists
 from weft.objects.identity import check_name
 from weft.protocol.server.join import MemberPlace, read_place
@@ -64,7 +64,8 @@ def take_place(text: str) -> MemberPlace:
 
 def begin(state: Path, name: str, place: MemberPlace) -> None:
     """Make ``state`` the folder of the first server. Raises AlreadyExists when it is a server's already, InvalidInput
-    when it has other files, and Unavailable without etcd."""
+    when it has other files, or ``place`` isn't of this machine, InUse when another process listens there, and Unavailable without
+    etcd."""
     find_etcd()
     check_name(name, "server")
     with new_folder(state):
@@ -75,6 +76,7 @@ def begin(state: Path, name: str, place: MemberPlace) -> None:
                 hint="give another --state",
             )
         refuse_foreign(state)
+        check_place(place)
         begin_member(state, name, place)
         remember_store(state, MEMBERS)
         keep_identity(state, name)

@@ -25,7 +25,7 @@ from weft.launch.server.membership.init import add_member, name_start
 from weft.launch.server.membership.keys import KEPT, write_keys
 from weft.launch.store.engine import FILE as STORE_FILE
 from weft.launch.store.etcd import find_etcd
-from weft.launch.store.member import read_member
+from weft.launch.store.member import check_place, read_member
 from weft.objects.errors import AlreadyExists, InvalidInput
 from weft.objects.identity import SERVER_NAME
 from weft.protocol.server.join import (
@@ -75,7 +75,8 @@ def join(state: Path, url: str, token: str, ca_sha256: str, name: str, member: M
     """Make ``state`` the folder of server ``name`` of the fabric at ``url``, with a member of its store at ``member``; the name.
 
     Raises NotAuthenticated for a wrong digest or token, AlreadyExists when the name is taken or the folder is another
-    server's, InvalidInput when it has other files, Unavailable when no server answers or its store can't be shared."""
+    server's, InvalidInput when it has other files, or ``member`` isn't of this machine, InUse when another process listens
+    there, Unavailable when no server answers or its store can't be shared."""
     shown = parse_token(token)
     if shown is None:
         raise InvalidInput(
@@ -85,6 +86,7 @@ def join(state: Path, url: str, token: str, ca_sha256: str, name: str, member: M
         )
     if member is not None:
         find_etcd()  # before the token is used
+        check_place(member)
     ca = fetch_ca(url, ca_sha256)
     with new_folder(state):
         refuse_another(state, ca)
