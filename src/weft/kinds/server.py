@@ -8,9 +8,8 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, joined, text
-from weft.kinds.record import Access, Admission, Column, Display, Kind
+from weft.kinds.record import Access, Column, Display, Kind
 from weft.objects.envelope import Envelope, decode_part
-from weft.objects.errors import InUse
 from weft.objects.schema import field, words
 
 
@@ -45,12 +44,6 @@ def find_address(server: Envelope) -> str:
     return status.address if status.phase == "Ready" else ""
 
 
-def refuse_serving(server: Envelope, now: float) -> None:
-    """Raises InUse for a server that serves: it would be back at once."""
-    if decode_part(server.status, ServerStatus).phase == "Ready":
-        raise InUse(f"server {server.name} is Ready", hint="stop its process weft server first")
-
-
 SERVER = Kind(
     name="server",
     plural="servers",
@@ -68,7 +61,6 @@ SERVER = Kind(
         mark_writers={"member": ("api", "servers")},
         condition_writers={"Ready": "servers"},
     ),
-    admission=Admission(delete_guard=refuse_serving),
     display=Display(
         columns=(
             NAME,

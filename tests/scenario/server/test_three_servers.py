@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.store.etcd_server import PROGRAM
-from tests.scenario.server.servers_lab import WEFT, Fabric, fabric_in, make_token, read_servers, tried
+from tests.scenario.server.servers_lab import WEFT, Fabric, Server, fabric_in, make_token, read_servers, tried
 from tests.scenario.server.test_server_log import until
 
+from weft.cli.command.exit_codes import CONFLICT
 from weft.client.answer import raise_problem
 from weft.client.context import Context, hash_ca
 from weft.client.http import Http
@@ -87,8 +88,8 @@ def test_a_killed_server_of_three_is_given_up_and_replaced(tmp_path: Path) -> No
         assert {one["name"] for one in fabric.client("s4").list("volume").items} >= set(writer.made)
         assert set(read_member(tmp_path / "s4").others) == {"s2", "s3"}
 
-        fabric.servers["s1"].start()  # it was removed: nobody takes it back
-        until(lambda: "server s1 was removed from its fabric" in fabric.servers["s1"].read_log())
+        fabric.servers["s1"].start()  # it was removed while it was away: nobody takes it back
+        assert_removed(fabric.servers["s1"])
         assert "s1" not in read_servers(third)
 
 
@@ -108,6 +109,37 @@ def test_any_of_three_servers_may_be_killed_in_turn(tmp_path: Path) -> None:
                 writer.go_on()
         for name in fabric.servers:
             assert {one["name"] for one in fabric.client(name).list("volume").items} >= set(writer.made)
+
+
+def assert_removed(server: Server) -> None:
+    """It has said so once, and ended with all its processes."""
+    assert server.process.wait(60) == CONFLICT
+    assert server.read_log().count("was removed from its fabric, and has stopped") == 1
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(server.state).encode() in read_bytes(path)]
+
+
+def test_a_server_that_runs_is_removed_also_from_two(tmp_path: Path) -> None:
+    with fabric_in(tmp_path) as fabric:
+        fabric.begin()
+        fabric.join(2)
+        with Writer(fabric) as writer:
+            until(lambda: len(writer.made) > 20)
+            fabric.client("s1").delete("server", "s1")  # it answers, and leads
+            writer.go_on()
+            assert_removed(fabric.servers["s1"])
+            second = fabric.client("s2")
+            until(lambda: tried(lambda: read_servers(second)) == {"s2": ("Ready", ["controllers"])})
+        assert {one["name"] for one in second.list("volume").items} >= set(writer.made)
+        until(lambda: not read_member(tmp_path / "s2").others)
+        fabric.servers["s1"].start()
+        assert fabric.servers["s1"].process.wait(60) == CONFLICT  # it knows, and asks nobody
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def run_restore(state: Path, file: Path) -> subprocess.CompletedProcess[str]:
@@ -179,9 +211,9 @@ def test_what_a_fabric_of_members_refuses(tmp_path: Path) -> None:
         assert said["status"]["message"] == "server s2 has joined, and was never started"
         with pytest.raises(InUse, match="server s2 is joining"):
             join(tmp_path / "s3", url, make_token(first, "u"), digest, "s3", fabric.place(3))
-        first.delete("server", "s2")  # given up before it was ever started
-        with pytest.raises(InUse, match="server s1 is Ready"):
+        with pytest.raises(InUse, match="no other server is Ready"):
             first.delete("server", "s1")
+        first.delete("server", "s2")  # given up before it was ever started
         with pytest.raises(AlreadyExists, match="keeps its objects in members"):
             begin(tmp_path / "s2", "s2", fabric.place(2))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from weft.launch.local.fabric import comes_up, describe_nodes
+from weft.launch.local.fabric import comes_up, describe_nodes, find_shown, plan_daemons
 from weft.launch.local.processes import Process, is_weft
-from weft.launch.local.topology import Taken, plan_topology
+from weft.launch.local.topology import Taken, plan_topology, server_state_dir, server_url
 from weft.launch.local.underlay import plan_bridge, plan_firewall, plan_node_links, plan_wire
+from weft.launch.server.membership.removal import note_removal
 from weft.objects.errors import Unavailable
 
 TOPOLOGY = plan_topology("/clone", Taken())
@@ -69,6 +71,18 @@ def test_another_clones_daemons_are_not_this_ones() -> None:
 )
 def test_make_up_waits_for_guests_that_should_run_and_for_no_lease_s_start(status: dict[str, Any], waits: bool) -> None:
     assert comes_up(status) is waits
+
+
+def test_a_server_that_was_removed_is_not_started_again(tmp_path: Path) -> None:
+    topology = plan_topology(str(tmp_path), Taken(), store="members", servers=3)
+    for server in topology.servers[:2]:
+        home = Path(server_state_dir(topology, server))
+        home.mkdir(parents=True)
+        (home / "store.url").write_text("members\n")
+    assert [daemon.name for daemon in plan_daemons(topology)] == ["server-s1", "server-s2"]
+    note_removal(Path(server_state_dir(topology, topology.servers[0])))
+    assert [daemon.inside for daemon in plan_daemons(topology)] == ["s2"]
+    assert find_shown(topology) == server_url(topology, topology.servers[1])
 
 
 def test_a_node_that_was_deleted_is_not_waited_for_and_is_named() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from weft.api.context import ApiContext
 from weft.contracts.store_members import StoreMember, StoreMembers
-from weft.kinds.server import SERVER, ServerMarks
+from weft.kinds.server import SERVER, ServerMarks, find_address
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import AlreadyExists, InUse, InvalidInput
 from weft.objects.identity import kind_prefix
@@ -67,8 +67,13 @@ async def give_up(context: ApiContext, place: MemberPlace) -> None:
 
 
 async def remove_of(context: ApiContext, server: Envelope) -> None:
-    """Remove the member of a server that is deleted, if it has one. Raises InUse for the last one with a vote, and
-    IllegalTransition if too few of the others are there."""
+    """Remove the member of a server that is deleted, if it has one; if the server runs, it finds that out and stops. Raises InUse
+    for the last one that serves, or the last member with a vote, and IllegalTransition if too few of the others are there."""
+    if not any(find_address(other) for other in await _list_servers(context) if other.name != server.name):
+        raise InUse(
+            f"server {server.name} can't be removed: no other server is Ready",
+            hint="let another server join first, or start one that is NotReady",
+        )
     at, members = _member_of(server), context.members
     if not at or members is None:
         return

@@ -1,7 +1,8 @@
 """Says which servers of the fabric serve, and which of them leads.
 
 Reads the servers' leases, and who holds the leader leases; writes servers: makes each at the first sight of its lease, then its
-status. Woken once a second. A server whose lease has lapsed is NotReady; people remove it."""
+status. Woken once a second. A server whose lease has lapsed is NotReady. One that people have deleted keeps its lease for some
+seconds, until it sees that its object is gone: it gets no other."""
 
 from __future__ import annotations
 
@@ -41,15 +42,17 @@ class Servers(Asking):
         for lease in await store.leases(self._leadership.name):
             leads.setdefault(read_server(lease.holder), []).append(lease.name)
         known = {item.envelope.name: item for item in view.of_kind(SERVER.name).values()}
-        commits = [plan_new(name, found, now) for name, found in present.items() if name not in known]
-        commits += [
+        new = [
+            plan_new(name, found, now) for name, found in present.items() if name not in known and not found.is_known
+        ]
+        commits = new + [
             commit
             for name, server in known.items()
             if (commit := plan_server(server, present.get(name), sorted(leads.get(name, ())), now)) is not None
         ]
         if commits:
             await self._leadership.perform(commits)
-        return {key: 0.0 if len(known) < len(present) else LOOK_SECONDS}
+        return {key: 0.0 if new else LOOK_SECONDS}
 
 
 def plan_new(name: str, presence: Presence, now: float) -> Commit:

@@ -45,6 +45,7 @@ from weft.launch.local.topology import (
     server_url,
 )
 from weft.launch.local.up import Fabric, Work
+from weft.launch.server.membership.removal import is_removed
 from weft.launch.store.member import read_member
 from weft.objects.errors import DriverFailed, NotFound, TimedOut, Unavailable, WeftError
 
@@ -86,10 +87,9 @@ def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list
     daemons = []
     if not topology.servers:
         daemons.append(Daemon("server", plan_server(topology, None, server_options), topology.state_dir))
-    for server in topology.servers:
-        if is_prepared(topology, server):
-            argv = plan_server(topology, server, server_options)
-            daemons.append(Daemon(f"server-{server.name}", argv, topology.state_dir, inside=server.name))
+    for server in list_prepared(topology):
+        argv = plan_server(topology, server, server_options)
+        daemons.append(Daemon(f"server-{server.name}", argv, topology.state_dir, inside=server.name))
     if topology.ceph:
         daemons.append(Daemon("ceph", supervisor_command(plan_ceph(topology)), topology.state_dir))
     return daemons
@@ -119,19 +119,20 @@ def plan_server(topology: Topology, server: Node | None, server_options: Sequenc
     )
 
 
-def is_prepared(topology: Topology, server: Node) -> bool:
-    """Whether one of several servers has begun the fabric or joined it."""
-    return (Path(server_state_dir(topology, server)) / "store.url").exists()
+def list_prepared(topology: Topology) -> list[Node]:
+    """List those of several servers that have begun the fabric or joined it, and weren't removed from it."""
+    homes = ((server, Path(server_state_dir(topology, server))) for server in topology.servers)
+    return [server for server, home in homes if (home / "store.url").exists() and not is_removed(home)]
 
 
 async def prepare_server(topology: Topology, server: Node) -> None:
-    """Let one of several servers begin the fabric, if it is the first, or join it by the first, unless it has."""
-    if is_prepared(topology, server):
-        return
+    """Let one of several servers begin the fabric, if it is the first, or join it by another, unless it has."""
     home = server_state_dir(topology, server)
+    if (Path(home) / "store.url").exists():
+        return
     own = ("--state", home, "--server", server.name, "--member", server.address)
     entry = plan_entry(topology, server.name)  # its address is there alone
-    if server == topology.servers[0]:
+    if server == topology.servers[0] and not list_prepared(topology):
         await _run_weft(f"server {server.name} could not begin", (*entry, *weft("server", "init", *own)))
     else:
         await _join(topology, f"server {server.name}", server.name, {"use": "server"}, ("server", "join"), own, entry)
@@ -221,9 +222,10 @@ async def _join(
     own: tuple[str, ...],
     entry: tuple[str, ...] = (),
 ) -> None:
-    """Let a node or a server join with a token of its own, by a command with ``entry`` before it; the first server's must run.
+    """Let a node or a server join with a token of its own, by a command with ``entry`` before it; a server must run.
     Raises DriverFailed."""
     context = read_context(_context_file(topology))
+    url = server_url(topology, next(iter(list_prepared(topology)), None))
     token = await _ask(
         topology,
         lambda client: client.create(
@@ -231,7 +233,7 @@ async def _join(
         ),
     )
     digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(context.ca)).hexdigest()
-    argv = weft(*verb, server_url(topology), "--token-file", "/dev/stdin", "--ca-sha256", digest, *own)
+    argv = weft(*verb, url, "--token-file", "/dev/stdin", "--ca-sha256", digest, *own)
     # By stdin: a command line is everybody's to read.
     await _run_weft(f"{what} could not join", (*entry, *argv), str(token["secret"]))
 
@@ -251,7 +253,7 @@ async def wait_server(topology: Topology, clock: Clock) -> str:
     if not topology.servers:
         await _until(clock, "the server answers", topology, lambda client: bool(client.list("project").items))
         return f"https://127.0.0.1:{topology.api_port}, store {STORES[topology.store]} in .weft/"
-    joined = [server for server in topology.servers if is_prepared(topology, server)]
+    joined = list_prepared(topology)
 
     def answer(client: Client) -> bool:
         phases = {one["name"]: one["status"].get("phase") for one in client.list("server").items}
@@ -267,7 +269,11 @@ async def wait_server(topology: Topology, clock: Clock) -> str:
 
     await _until(clock, "all servers answer", topology, answer)
     names = " ".join(server.name for server in joined)
-    return f"{names}, {server_url(topology)} and so on, store {STORES[topology.store]} in .weft/"
+    return f"{names}, {server_url(topology, joined[0])} and so on, store {STORES[topology.store]} in .weft/" + "".join(
+        f"; {server.name} was removed, as you left it: rm -r {home}, then make up, lets another {server.name} join"
+        for server in topology.servers
+        if is_removed(Path(home := server_state_dir(topology, server)))
+    )
 
 
 async def wait_nodes(topology: Topology, clock: Clock) -> str:
@@ -388,7 +394,8 @@ def plan_closing(topology: Topology) -> str:
 
 def find_shown(topology: Topology) -> str:
     """The URL of the API for people on this machine."""
-    return server_url(topology) if topology.servers else f"https://127.0.0.1:{topology.api_port}"
+    joined = list_prepared(topology)
+    return server_url(topology, joined[0]) if joined else f"https://127.0.0.1:{topology.api_port}"
 
 
 def weft(*words: str) -> tuple[str, ...]:

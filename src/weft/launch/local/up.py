@@ -116,12 +116,17 @@ async def start_servers(topology: Topology, fabric: Fabric, clock: Clock) -> str
 
 
 async def start_daemons(topology: Topology, fabric: Fabric, clock: Clock) -> str:
-    """Start the daemons that don't run, and wait until they answer or one of them ends."""
-    daemons = fabric.plan_daemons(topology)
-    for daemon in daemons:
-        if find_daemon(daemon) is None:
-            perform_start(daemon, node.plan_entry(topology, daemon.inside))
-    return await _while_alive(daemons, fabric.wait_server(topology, clock))
+    """Start the daemons that don't run, and wait until they answer or one of them ends, other than one that is needed no more."""
+    while True:
+        daemons = fabric.plan_daemons(topology)
+        for daemon in daemons:
+            if find_daemon(daemon) is None:
+                perform_start(daemon, node.plan_entry(topology, daemon.inside))
+        try:
+            return await _while_alive(daemons, fabric.wait_server(topology, clock))
+        except DriverFailed:
+            if fabric.plan_daemons(topology) == daemons:
+                raise
 
 
 async def start_agents(topology: Topology, fabric: Fabric, clock: Clock) -> str:

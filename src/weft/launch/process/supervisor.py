@@ -31,7 +31,7 @@ class Command(NamedTuple):
 
 class Supervisor:
     """Starts one command again whenever it ends, waiting longer after each quick death. ``name`` is for the log; ``plan`` gives the
-    command of each start, which waits until ``is_ready``; ``note`` gets what it reports on stderr, too."""
+    command of each start, which waits while it isn't ``is_ready``; ``note`` gets what it reports on stderr, too."""
 
     def __init__(
         self,
@@ -63,6 +63,8 @@ class Supervisor:
                 ended = f"can't be started: {problem}"
             if self._clock.elapsed() - began > HEALTHY_AFTER_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS
+            if not self._is_ready():
+                continue
             print(f"weft server: {self._name} {ended}; restarting in {backoff:g} s", file=sys.stderr, flush=True)
             self._note(f"WARNING {self._name} {ended}; restarting in {backoff:g} s")
             await self._clock.sleep(backoff)

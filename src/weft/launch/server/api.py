@@ -38,6 +38,7 @@ from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.membership.keys import read_keys
 from weft.launch.server.membership.members import check_member, keep_member
 from weft.launch.server.membership.presence import keep_presence
+from weft.launch.server.membership.removal import Removed, note_removal
 from weft.launch.server.traces import make_tracer, open_traces
 from weft.launch.store.engine import MEMBERS, make_store, remember_store
 from weft.launch.store.member import read_member
@@ -68,6 +69,9 @@ def run_api(options: argparse.Namespace) -> int:
     raise_descriptor_limit()
     try:
         uvloop.run(serve_api(options, SystemClock(), logs))
+    except Removed:  # the supervisor says so, and ends the others
+        note_removal(options.state)
+        return 1
     except WeftError as error:
         print(f"weft server: {error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr, flush=True)
         return 1
@@ -210,6 +214,9 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([stopping, *serving], return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in serving if task.done()]
+        if any(isinstance(task.exception(), Removed) for task in ended):
+            note_removal(state)
+            await stopping  # the supervisor ends the others first, so that they give their leases back
         for task in serving:
             task.cancel()
         await asyncio.wait(serving)
@@ -239,8 +246,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
 
 
 async def keep_own_member(store: StoreSwitch, context: ApiContext, state: Path, clock: Clock) -> None:
-    """Keep the server among the members of the store while that is one of members, for ever. Raises IllegalTransition once it was
-    removed."""
+    """Keep the server among the members of the store while that is one of members, for ever. Raises Removed once it was."""
     while True:
         if store.url == MEMBERS:
             present: Any = store.store

@@ -29,6 +29,7 @@ from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.process.amounts import Parser
 from weft.launch.server.backup_repository import ServerBackups, is_repository
 from weft.launch.server.lock import hold_server
+from weft.launch.server.membership.removal import FILE as REMOVED
 from weft.launch.store.engine import MEMBERS, SQLITE, make_store, recall_store, refill_store, remember_store, running
 from weft.launch.store.member import begin_member, read_member
 from weft.objects.errors import InUse, InvalidInput, NotFound, WeftError
@@ -203,6 +204,7 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     with hold_server(state):
         before = list_replaced(state)
         others = await _begin_members(state) if options.store == MEMBERS else []
+        (state / REMOVED).unlink(missing_ok=True)
         backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
         entries = hold_restored(backup.entries, clock.now())
         await refill_store(options.store, state, clock, entries, backup.header.revision)

@@ -22,6 +22,7 @@ from weft.launch.server.configuration import parse_options, show_configuration
 from weft.launch.server.lock import hold_server
 from weft.launch.server.logs import keep_log
 from weft.launch.server.membership.identity import keep_identity
+from weft.launch.server.membership.removal import Removed, is_removed, refuse_removed
 from weft.launch.server.metrics import plan_database
 from weft.launch.store.engine import (
     SQLITE,
@@ -45,20 +46,21 @@ PROCESSES = {
 
 
 async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock: Clock) -> None:
-    """Keep the processes until SIGTERM or SIGINT; the controllers end first, then the gateway and the API server, and
-    last databases of our own. Raises Unavailable when that isn't on this machine."""
+    """Keep the processes until SIGTERM or SIGINT, or until the server was removed from its fabric; the controllers end first, then
+    the gateway and the API server, and last databases of our own. Raises Unavailable when that isn't on this machine."""
     program = str(Path(sys.argv[0]).resolve())
     kept = keep_log(options.state, "supervisor", clock, listens=False)
+
+    state = options.state
 
     def note(line: str) -> None:
         kept.put([(clock.now(), line)])
 
     def supervise(name: str, plan: Sequence[str] | Callable[[], Command]) -> Supervisor:
-        return Supervisor(name, plan, clock, note=note)
+        return Supervisor(name, plan, clock, lambda: not is_removed(state), note)
 
-    state = options.state
     plan_own(options.store, state, clock)  # what is missing is said before anything starts
-    etcd = Supervisor("etcd", partial(_plan_etcd, state, clock), clock, lambda: find_own_etcd(state) is not None, note)
+    etcd = Supervisor("etcd", partial(_plan_etcd, state, clock), clock, lambda: _needs_etcd(state), note)
     supervisors = [etcd]
     evaluators = []
     if find_unfit(options.metrics, options.database) is None:
@@ -75,7 +77,7 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     async with supervising(supervisors):
-        ending = asyncio.create_task(_end_unneeded(etcd, state, clock))
+        ending = asyncio.create_task(_end_unneeded(etcd, state, asked, clock))
         await asked.wait()
         ending.cancel()
 
@@ -86,12 +88,17 @@ def _plan_etcd(state: Path, clock: Clock) -> Command:
     return plan() if callable(plan) else Command(plan or ["true"])
 
 
-async def _end_unneeded(etcd: Supervisor, state: Path, clock: Clock) -> None:
-    """End the server's own etcd once no store is in it."""
-    while True:
+def _needs_etcd(state: Path) -> bool:
+    return find_own_etcd(state) is not None and not is_removed(state)
+
+
+async def _end_unneeded(etcd: Supervisor, state: Path, ending: asyncio.Event, clock: Clock) -> None:
+    """End the server's own etcd once no store is in it; begin to end everything once the server was removed."""
+    while not is_removed(state):
         await clock.sleep(1.0)
-        if find_own_etcd(state) is None:
+        if not _needs_etcd(state):
             await etcd.end()
+    ending.set()
 
 
 def _plan_metrics(options: argparse.Namespace, evaluators: Sequence[Supervisor], clock: Clock) -> Command:
@@ -132,12 +139,17 @@ def main(argv: Sequence[str]) -> int:
         return 2
     try:
         with hold_server(options.state):
+            refuse_removed(options.state)
             check_store(options.state, options.store)
             if is_remembered(options.state) and recall_store(options.state) != options.store:
                 asyncio.run(try_store(options.store, options.state, SystemClock()))
             remember_store(options.state, options.store)
             keep_identity(options.state, options.server)
             asyncio.run(run_supervisor(options, argv, SystemClock()))
+            refuse_removed(options.state)
+    except Removed as problem:
+        print(f"weft server: {problem.message}\n{problem.hint}", file=sys.stderr)
+        return exit_code(problem)
     except WeftError as problem:
         print(f"weft server: {problem.message}\n{problem.hint}", file=sys.stderr)
         return 1

@@ -24,6 +24,7 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
     function_ports: Annotated[list[int], msgspec.Meta(max_length=MOST_ADDRESSES)] = []
     release: Annotated[str, msgspec.Meta(max_length=64)] = ""
     started_at: float = 0.0  # unix seconds
+    is_known: bool = False  # it has seen its object: if that is gone, people have deleted it
 
 
 def name_holder(name: str, uid: str) -> str:

@@ -8,9 +8,12 @@ from typing import Any, NoReturn
 
 from weft.contracts.clock import Clock
 from weft.contracts.store_members import StoreMember
+from weft.kinds.server import SERVER
+from weft.launch.server.membership.removal import Removed
 from weft.launch.store.engine import read_member_tls
 from weft.launch.store.member import Member, read_member, write_member
-from weft.objects.errors import IllegalTransition, WeftError
+from weft.objects.errors import WeftError
+from weft.objects.identity import object_key
 
 LOOK_SECONDS = 2.0
 JOINING_SECONDS = 0.3  # while it has no vote
@@ -21,12 +24,17 @@ _log = logging.getLogger(__name__)
 
 
 async def check_member(store: Any, state: Path, clock: Clock) -> None:
-    """Raises IllegalTransition if the member of the server in ``state`` was removed. ``store`` is an EtcdStore."""
-    await _find_all(store, read_member(state), clock)
+    """Raises Removed if the member of the server in ``state`` was. ``store`` is an EtcdStore."""
+    member = read_member(state)
+    if _find_own(await store.members.list(), member) is None and not await store.get(
+        object_key(SERVER.name, None, member.name)
+    ):
+        raise _removed(member)  # a join makes both
+    await _find_all(store, member, clock)
 
 
 async def keep_member(store: Any, state: Path, clock: Clock) -> NoReturn:
-    """Keep it, for ever. Raises IllegalTransition once it was removed."""
+    """Keep it, for ever. Raises Removed once it was."""
     renewed_at = clock.elapsed()
     while True:
         member = read_member(state)
@@ -42,7 +50,7 @@ async def keep_member(store: Any, state: Path, clock: Clock) -> NoReturn:
             if now.endpoints != member.endpoints or clock.elapsed() - renewed_at >= RENEW_SECONDS:
                 renewed_at = clock.elapsed()
                 await store.reopen(now.endpoints, read_member_tls(state, now, clock))
-        except IllegalTransition:
+        except Removed:
             raise
         except WeftError as problem:
             _log.info("the members of the store weren't found: %s", problem)
@@ -50,16 +58,17 @@ async def keep_member(store: Any, state: Path, clock: Clock) -> NoReturn:
 
 
 async def _find_all(store: Any, member: Member, clock: Clock) -> list[StoreMember]:
-    """Find all members, of which ``member`` is one. Raises IllegalTransition if it isn't any more."""
+    """Find all members, of which ``member`` is one. Raises Removed if it isn't any more."""
     for _ in range(SURE_LOOKS):
         found: list[StoreMember] = await store.members.list()
         if _find_own(found, member) is not None:
             return found
         await clock.sleep(LOOK_SECONDS)
-    raise IllegalTransition(
-        f"server {member.name} was removed from its fabric",
-        hint="to let it join again: remove its --state folder, then weft server join with a new token",
-    )
+    raise _removed(member)
+
+
+def _removed(member: Member) -> Removed:
+    return Removed(f"no member of the store is at {member.place.peer} any more")
 
 
 def _find_own(found: list[StoreMember], member: Member) -> StoreMember | None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
+from weft.kinds.server import SERVER
+from weft.launch.server.membership.removal import Removed
+from weft.objects.envelope import decode_envelope
 from weft.objects.errors import InUse, StoreUnavailable
-from weft.objects.identity import ServerIdentity
+from weft.objects.identity import ServerIdentity, object_key
 from weft.protocol.server.presence import LEASE_PREFIX, LEASE_SECONDS, Presence, encode_presence, name_holder
 
 _log = logging.getLogger(__name__)
@@ -18,13 +23,15 @@ async def keep_presence(
     store: Store, identity: ServerIdentity, find_presence: Callable[[], Presence], clock: Clock
 ) -> None:
     """Renew the lease for ever, each time with the present place; give it back at the end. Raises InUse when another server has
-    this one's name."""
-    name, holder = LEASE_PREFIX + identity.name, name_holder(identity.name, identity.uid)
+    this one's name, and Removed once people have removed the server."""
+    name, holder, known = LEASE_PREFIX + identity.name, name_holder(identity.name, identity.uid), ""
     began = clock.elapsed()
     try:
         while True:
             try:
-                lease = await store.grant(name, holder, LEASE_SECONDS, encode_presence(find_presence()))
+                known = await _find_own(store, identity.name, known)
+                presence = msgspec.structs.replace(find_presence(), is_known=bool(known))
+                lease = await store.grant(name, holder, LEASE_SECONDS, encode_presence(presence))
                 if lease is None and clock.elapsed() - began >= LEASE_SECONDS:  # not one that was removed a moment ago
                     raise InUse(
                         f"another server of this fabric is called {identity.name}",
@@ -40,3 +47,12 @@ async def keep_presence(
             await store.release(name, holder)
         except StoreUnavailable as problem:
             _log.info("the lease of server %s will expire: %s", identity.name, problem)
+
+
+async def _find_own(store: Store, name: str, known: str) -> str:
+    """The uid of the server's object; "" while there is none yet. ``known``: it as it was found before. Raises Removed."""
+    entry = await store.get(object_key(SERVER.name, None, name))
+    uid = decode_envelope(entry.value, entry.revision).uid if entry is not None else ""
+    if known and uid != known:
+        raise Removed(f"server {name} was deleted")
+    return uid
