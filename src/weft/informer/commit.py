@@ -45,7 +45,7 @@ class Draft:
         marks: msgspec.Struct | None = None,
         status: msgspec.Struct | None = None,
         deleting_since: float | None = None,
-        condition: Condition | None = None,
+        conditions: Sequence[Condition] = (),
     ) -> Envelope:
         """Write these parts of it, with the spec or actions its next generation. One that is being deleted is so since it was."""
         envelope = edit(item)
@@ -61,7 +61,7 @@ class Draft:
             envelope.status = merge_part(envelope.status, status)
         if envelope.deleting_since is None:
             envelope.deleting_since = deleting_since
-        if condition is not None:
+        for condition in conditions:
             set_condition(envelope, condition)
         self.writes.append(put(envelope))
         self.preconditions.append(unchanged(item))

@@ -171,7 +171,7 @@ def plan_commit(read: Reclaim, plan: ReclaimPlan, now: float) -> Commit | None:
         return None
     draft, events = Draft(place), list[Event]()
     left = None if plan.waits else msgspec.structs.replace(workload.actions(VmActions), reclaim=None)
-    draft.change(workload, actions=left, condition=condition)
+    draft.change(workload, actions=left, conditions=[condition])
     if plan.goes_on:
         draft.change(place, spec=come_back(place.spec(AllocationSpec), found.key))
         node = place.spec(AllocationSpec).node

@@ -81,7 +81,7 @@ def plan_server(server: Item, presence: Presence | None, leads: list[str], now: 
         return None
     ready = Condition("Ready", "True" if phase == "Ready" else "False", phase, status.message, now)
     draft = Draft()
-    draft.change(server, status=status, condition=ready, marks=marks)
+    draft.change(server, status=status, conditions=[ready], marks=marks)
     return draft.commit(server.key, list(list_events(server, former, status)))
 
 

@@ -125,13 +125,13 @@ def clear_refused(view: View, workload: Item, allocation: Item, now: float) -> C
         and placed.message.startswith(f"{where}, {_UNCHANGED}")
         and (placed.generation < about.generation or is_as_asked(spec, spec_of(workload)))
     ):
-        draft.change(workload, condition=Condition("Placed", "True", "Placed", where, now, about.generation))
+        draft.change(workload, conditions=[Condition("Placed", "True", "Placed", where, now, about.generation)])
     for one in spec.volumes:
         for volume in view.find(VOLUMES_BY_UID, one.uid):
             grown = volume.envelope.condition(GROWN)
             if grown is not None and grown.status == "False":
                 told = Condition("Grown", "True", GROWN, "", now, volume.envelope.generation)
-                draft.change(volume, condition=told)
+                draft.change(volume, conditions=[told])
     return draft.commit(workload.key)
 
 
