@@ -8,8 +8,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from weft.objects.identity import ServerIdentity
+
 LEASE_PREFIX = "gateway/"  # before the gateway's name
-LEASE_SECONDS = 30.0
+LEASE_SECONDS = 15.0
 MOST_FUNCTIONS = 800  # in a digest, which has 64 KB
 
 
@@ -20,6 +22,11 @@ class FunctionCounts(msgspec.Struct, array_like=True):
     errors: int = 0  # that the code ended with an error, or that were lost with their node
     throttles: int = 0
     seconds: float = 0.0  # that the code took, together
+
+
+def name_gateway(server: ServerIdentity) -> str:
+    """The name of a server's gateway, also a label that people see: another folder of a server of that name has another one."""
+    return f"{server.name}-{server.uid[:8]}"
 
 
 def write_counts(counts: Mapping[str, FunctionCounts]) -> bytes:

@@ -102,6 +102,19 @@ def check_repository_ticket(key: bytes, ticket: str, name: str, node_uid: str, n
         raise Forbidden("the ticket is for another node, or for something else", hint="ask for a new one")
 
 
+def sign_gateway_ticket(key: bytes, gateway: str, now: float) -> str:
+    """A ticket with which the gateway of that name asks those of other servers about its events, for a minute."""
+    return sign_ticket(key, {"verb": "event-copies", "gateway": gateway, "expires": now + LIFETIME_SECONDS})
+
+
+def check_gateway_ticket(key: bytes, ticket: str, now: float) -> str:
+    """The name of the gateway. Raises NotAuthenticated for an invalid ticket, Forbidden for one of something else."""
+    claims = verify_ticket(key, ticket, now)
+    if claims.get("verb") != "event-copies":
+        raise Forbidden("the ticket is for something else", hint="servers of the fabric ask here, nobody else")
+    return str(claims.get("gateway"))
+
+
 def _keep(path: Path, data: bytes) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:

@@ -24,6 +24,7 @@ from weft.gateway.function.instance.local_functions import LocalFunctions
 from weft.gateway.function.instance.snapshots import SnapshotSpreader
 from weft.gateway.function.invocation.late_results import LateResults
 from weft.gateway.function.invocation.tracker import InvocationTracker
+from weft.gateway.function.lease import GatewayLease
 from weft.gateway.function.links import Dial, Links
 from weft.gateway.function.readiness import FunctionReadiness
 from weft.gateway.function.record.counts_file import CountsFile
@@ -36,7 +37,7 @@ from weft.kinds.function_version import FunctionVersionStatus
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.record import Index
 from weft.objects.errors import NotFound, StoreUnavailable, Unavailable
-from weft.protocol.function_counts import LEASE_PREFIX, LEASE_SECONDS, write_counts
+from weft.protocol.function_counts import write_counts
 from weft.protocol.invocations import Drop
 
 log = logging.getLogger("weft.gateway.functions")
@@ -61,7 +62,8 @@ class FunctionService:
         name: str = "gateway",
     ) -> None:
         self.cache, self._clock = cache, clock
-        self.store, self.name = store, name
+        self.store = store
+        self.lease = GatewayLease(store, name, self._write_digest, clock)
         self._names: dict[str, str] = {}  # of nodes, by uid
         catalogue = self.catalogue = Catalogue(cache.view)
         self.printed = PrintedLog(folder / "logs")
@@ -182,11 +184,14 @@ class FunctionService:
         """Report the counts for the history of metrics, which the controllers record. While the store is away there is no news."""
         while True:
             await self._clock.sleep(REPORT_SECONDS)
-            functions = [item.uid for item in self.cache.view.of_kind("function").values()]
-            if functions:
-                digest = write_counts(self.record.list_counts(functions))
+            if self.lease.is_wanted or self.cache.view.of_kind("function"):
                 with contextlib.suppress(StoreUnavailable):
-                    await self.store.grant(LEASE_PREFIX + self.name, self.name, LEASE_SECONDS, digest)
+                    await self.lease.renew()
+
+    def _write_digest(self) -> bytes:
+        return write_counts(
+            self.record.list_counts([item.uid for item in self.cache.view.of_kind("function").values()])
+        )
 
     async def _sweep(self) -> None:
         """Have nodes drop recipes that nothing names any more, and delete the output of functions that are gone."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from weft.gateway.function_events.file import open_file
-from weft.gateway.function_events.queue import COLUMNS, INSERT, Event
+from weft.gateway.function_events.queue import COLUMNS, INSERT, Event, read_event
 from weft.objects.errors import InvalidInput, Unavailable
 
 _LATER = (
@@ -45,9 +45,8 @@ def read_rows(path: Path) -> Iterator[bytes]:
             db.execute("BEGIN")
             for function, entry, last in db.execute("SELECT function, entry, last FROM fired"):
                 yield msgspec.json.encode(FiredAt(function, entry, last))
-            names = Event.__struct_fields__
             for row in db.execute(f"SELECT {COLUMNS} FROM event ORDER BY seq"):  # noqa: S608 (COLUMNS are ours)
-                yield msgspec.json.encode(Waits(Event(**dict(zip(names, row, strict=True)))))
+                yield msgspec.json.encode(Waits(read_event(row)))
     except sqlite3.Error as problem:
         raise Unavailable(
             f"{path} can't be read: {problem}", hint="remove the file from the folder: its events are lost"

@@ -14,7 +14,7 @@ class DeadLetters:
         """A function's dead letters, newest first, those after the one with the id ``after``."""
         return await select(
             self._file,
-            "project = ? AND name = ? AND dead_at IS NOT NULL"
+            "project = ? AND name = ? AND dead_at IS NOT NULL AND held = ''"
             " AND (? = '' OR seq < (SELECT seq FROM event WHERE id = ?)) ORDER BY seq DESC LIMIT ?",
             (project, name, after, after, most),
         )
@@ -28,7 +28,7 @@ class DeadLetters:
                 db.execute(
                     "UPDATE event SET dead_at=NULL, tries=0, accepted_at=?, due_at=?, error='', error_type='',"
                     " origin=CASE origin WHEN 'schedule' THEN 'invoke' ELSE origin END"
-                    " WHERE project = ? AND name = ? AND dead_at IS NOT NULL",
+                    " WHERE project = ? AND name = ? AND dead_at IS NOT NULL AND held = ''",
                     values,
                 ).rowcount
             )
@@ -39,7 +39,8 @@ class DeadLetters:
         return await self._file.do(
             lambda db: (
                 db.execute(
-                    "DELETE FROM event WHERE project = ? AND name = ? AND dead_at IS NOT NULL", (project, name)
+                    "DELETE FROM event WHERE project = ? AND name = ? AND dead_at IS NOT NULL AND held = ''",
+                    (project, name),
                 ).rowcount
             )
         )

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from typing import Protocol
 
 from weft.contracts.clock import Clock
 from weft.gateway.function.definition.names import make_arn
@@ -45,8 +46,22 @@ MOST_LOADED = 64
 FIRST_WIDTH = 4
 DEAD_KEPT_SECONDS = 14 * 86400.0
 SWEEP_SECONDS = 3600.0
+UNSURE_SECONDS = 0.2  # between looks whether events are this gateway's own
 
 Key = tuple[str, str]
+
+
+class Copier(Protocol):
+    """Sees to it that another server's gateway has the events, too (``event_copies``)."""
+
+    async def add(self, event: Event) -> None:
+        """Accept an event; durable on return. Raises Unavailable."""
+
+    def may_run(self) -> bool:
+        """Whether the events are surely this gateway's own."""
+
+    async def run(self, stir: Callable[[str, str, int], None]) -> None:
+        """Work for ever; ``stir`` is called for events that join the queue."""
 
 
 class _Lane:
@@ -64,7 +79,8 @@ class _Lane:
 
 
 class Deliveries:
-    """``view`` has the functions; ``fired`` knows which events of schedules are this gateway's."""
+    """``view`` has the functions; ``fired`` knows which events of schedules are this gateway's; ``copying`` has copies at another
+    server, None at a gateway that is alone for good."""
 
     def __init__(
         self,
@@ -75,7 +91,9 @@ class Deliveries:
         clock: Clock,
         fired: ScheduleState,
         draw: Callable[[], float] = random.random,
+        copying: Copier | None = None,
     ) -> None:
+        self._copying = copying
         self._queue, self._letters, self._view, self._dispatcher = queue, letters, view, dispatcher
         self._clock, self._draw, self._fired = clock, draw, fired
         self._lanes: dict[Key, _Lane] = {}
@@ -108,7 +126,10 @@ class Deliveries:
             accepted_at=now,
             due_at=now,
         )
-        await self._queue.add([event])
+        if self._copying is None:
+            await self._queue.add([event])
+        else:
+            await self._copying.add(event)
         self.stir(call.project, call.name)
 
     def stir(self, project: str, name: str, count: int = 1) -> None:
@@ -123,6 +144,7 @@ class Deliveries:
 
     async def run(self) -> None:
         """Run the events of the queue, and delete old dead letters, for ever."""
+        copying = None if self._copying is None else asyncio.ensure_future(self._copying.run(self.stir))
         try:
             for standing in await self._find_standings():
                 self.stir(standing.project, standing.name, standing.count)
@@ -137,6 +159,7 @@ class Deliveries:
                     log.warning("%d dead letters were older than 14 days and are gone", dropped)
         finally:
             tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+            tasks += [copying] if copying is not None else []
             self._lanes.clear()  # it may run again, and finds their events in the queue
             for task in tasks:
                 task.cancel()
@@ -182,6 +205,8 @@ class Deliveries:
         now = self._clock.now()
         if now < lane.paused_until:
             return lane.paused_until - now
+        if self._copying is not None and not self._copying.may_run():
+            return UNSURE_SECONDS
         known = lane.count
         try:
             found = await self._queue.due(project, name, MOST_LOADED + len(lane.under_way))

@@ -37,7 +37,8 @@ CREATE TABLE IF NOT EXISTS event (
     dead_at REAL,
     error_type TEXT NOT NULL DEFAULT '',
     error TEXT NOT NULL DEFAULT '',
-    node TEXT NOT NULL DEFAULT ''
+    node TEXT NOT NULL DEFAULT '',
+    held TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS event_due ON event (project, name, due_at) WHERE dead_at IS NULL;
 CREATE INDEX IF NOT EXISTS event_dead ON event (project, name, dead_at) WHERE dead_at IS NOT NULL;
@@ -47,14 +48,34 @@ CREATE TABLE IF NOT EXISTS fired (
     last REAL NOT NULL,
     PRIMARY KEY (function, entry)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS copy (
+    owner TEXT NOT NULL,
+    id TEXT NOT NULL,
+    era INTEGER NOT NULL,
+    event BLOB NOT NULL,
+    PRIMARY KEY (owner, id)
+) STRICT;
+CREATE TABLE IF NOT EXISTS owner (
+    name TEXT PRIMARY KEY,
+    era INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    taken INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE IF NOT EXISTS taken (
+    owner TEXT NOT NULL,
+    id TEXT NOT NULL,
+    PRIMARY KEY (owner, id)
+) STRICT, WITHOUT ROWID;
 """
 
 
 class EventFile:
-    """``path`` is created if it isn't there. It may be opened again after a close, or after a failure to open it."""
+    """``path`` is created if it isn't there. It may be opened again after a close, or after a failure to open it. ``on_written`` is
+    called after changes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.on_written: Callable[[], None] = lambda: None
         self._work: queue.SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread: threading.Thread | None = None
@@ -97,14 +118,20 @@ class EventFile:
                         ended = True
                         break
                     batch.append(more)
-                self._settle(_commit(db, batch))
+                before = db.total_changes
+                results = _commit(db, batch)
+                self._settle(results, has_written=db.total_changes != before)
                 if ended:
                     return
         finally:
             db.close()
 
-    def _settle(self, results: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
+    def _settle(
+        self, results: list[tuple[asyncio.Future[Any], Any, Exception | None]], *, has_written: bool = False
+    ) -> None:
         def settle() -> None:
+            if has_written:
+                self.on_written()
             for future, result, problem in results:
                 if future.done():
                     continue
@@ -128,8 +155,11 @@ def open_file(path: Path) -> sqlite3.Connection:
     db.executescript(_SCHEMA)
     # An earlier weft fired schedules from this file; their events were in no store.
     db.execute("UPDATE event SET origin = 'invoke' WHERE origin = 'schedule' AND EXISTS (SELECT 1 FROM fired)")
-    if not any(column[1] == "node" for column in db.execute("PRAGMA table_info(event)")):  # a file of an earlier weft
-        db.execute("ALTER TABLE event ADD COLUMN node TEXT NOT NULL DEFAULT ''")
+    there = {column[1] for column in db.execute("PRAGMA table_info(event)")}
+    for name in ("node", "held"):
+        if name not in there:  # a file of an earlier weft
+            db.execute(f"ALTER TABLE event ADD COLUMN {name} TEXT NOT NULL DEFAULT ''")
+    db.execute("PRAGMA temp_store=MEMORY")  # of what a gateway notes while it runs
     return db
 
 

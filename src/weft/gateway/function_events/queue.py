@@ -1,4 +1,5 @@
-"""The queue of events. Each method returns once its changes are on the disk, and raises Unavailable if they can't be written."""
+"""The queue of events. Each method returns once its changes are on the disk, and raises Unavailable if they can't be written.
+Events that are held (``event_copies``) aren't in it."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class EventQueue:
     async def standings(self) -> list[Backlog]:
         rows = await self._file.do(
             lambda db: db.execute(
-                "SELECT project, name, COUNT(*), MIN(due_at) FROM event WHERE dead_at IS NULL GROUP BY project, name"
+                "SELECT project, name, COUNT(*), MIN(due_at) FROM event WHERE dead_at IS NULL AND held = ''"
+                " GROUP BY project, name"
             ).fetchall()
         )
         return [Backlog(*row) for row in rows]
@@ -70,7 +72,7 @@ class EventQueue:
         """A function's waiting events, in the order in which they are due."""
         return await select(
             self._file,
-            "project = ? AND name = ? AND dead_at IS NULL ORDER BY due_at, seq LIMIT ?",
+            "project = ? AND name = ? AND dead_at IS NULL AND held = '' ORDER BY due_at, seq LIMIT ?",
             (project, name, most),
         )
 
@@ -95,8 +97,8 @@ class EventQueue:
         """Remove it, and accept ``to`` in its place: both or neither."""
 
         def work(db: sqlite3.Connection) -> None:
+            db.execute(INSERT, msgspec.structs.astuple(to))  # first: copies follow in this order
             db.execute("DELETE FROM event WHERE id = ?", (id,))
-            db.execute(INSERT, msgspec.structs.astuple(to))
 
         await self._file.do(work)
 
@@ -104,6 +106,9 @@ class EventQueue:
 async def select(file: EventFile, where: str, values: tuple[Any, ...]) -> list[Event]:
     """The events that meet the SQL condition ``where``."""
     words = f"SELECT {COLUMNS} FROM event WHERE {where}"  # noqa: S608 (both are ours; what is another's is in values)
-    rows = await file.do(lambda db: db.execute(words, values).fetchall())
-    names = Event.__struct_fields__
-    return [Event(**dict(zip(names, row, strict=True))) for row in rows]
+    return [read_event(row) for row in await file.do(lambda db: db.execute(words, values).fetchall())]
+
+
+def read_event(row: tuple[Any, ...]) -> Event:
+    """Read a row of COLUMNS."""
+    return Event(**dict(zip(Event.__struct_fields__, row, strict=True)))

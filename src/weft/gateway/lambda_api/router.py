@@ -11,11 +11,12 @@ from weft.contracts.clock import Clock
 from weft.gateway.function.definition.catalogue import Catalogue
 from weft.gateway.function.definition.names import read_name
 from weft.gateway.function.invocation.call import Call, Dispatches
-from weft.gateway.lambda_api import function_url
+from weft.gateway.lambda_api import event_copies, function_url
 from weft.gateway.lambda_api.answers import JSON, answer_error, answer_json, retry_after, type_of
 from weft.gateway.lambda_api.api import PREFIX, LambdaApi
 from weft.gateway.lambda_api.authenticate import Authenticator
 from weft.gateway.lambda_api.dead_letters import DEAD_LETTERS, DeadLetterApi
+from weft.gateway.lambda_api.event_copies import EventCopyApi
 from weft.gateway.lambda_api.http import LambdaRequest
 from weft.objects.errors import NotAuthenticated, NotFound, WeftError
 from weft.objects.identity import new_uid
@@ -38,7 +39,9 @@ class FunctionRouter:
         api: LambdaApi,
         dead_letters: DeadLetterApi,
         clock: Clock,
+        copies: EventCopyApi | None = None,
     ) -> None:
+        self._copies = copies
         self._authenticator, self._catalogue, self._dispatcher, self._api = authenticator, catalogue, dispatcher, api
         self._dead_letters, self._clock = dead_letters, clock
 
@@ -46,6 +49,8 @@ class FunctionRouter:
         request_id = new_uid()
         path = request.path
         try:
+            if self._copies is not None and path in event_copies.PATHS:
+                return await self._copies.answer(request)
             await self._dispatcher.know()  # before that a valid key is unknown
             if path.startswith(function_url.PREFIX):
                 return await self._trigger(request, request_id)

@@ -65,6 +65,7 @@ async def serve_function_api(
         LambdaApi(service.catalogue, dispatcher, deliveries, IdempotencyCache(clock)),
         DeadLetterApi(deliveries),
         clock,
+        functions.copies,
     )
     sockets: list[socket.socket] = []
     app = make_app(router.answer, FAILED)

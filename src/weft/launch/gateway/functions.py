@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from weft.client.context import Context
+from weft.client.server.others import OtherServers
 from weft.contracts.clock import Clock
 from weft.contracts.function_placement import KINDS, PlacementQuery, Ranking
+from weft.gateway.event_copies.copying import Copying
+from weft.gateway.event_copies.other_gateways import OtherGateways
+from weft.gateway.event_copies.record import CopyRecords
 from weft.gateway.function.service import FunctionService, make_view
 from weft.gateway.function.streams import FunctionStreams
 from weft.gateway.function_events.dead_letters import DeadLetters
@@ -18,11 +21,15 @@ from weft.gateway.function_events.delivery import Deliveries
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import EventQueue
 from weft.gateway.function_events.schedule_state import ScheduleState
+from weft.gateway.lambda_api.event_copies import EventCopyApi
 from weft.informer.accounts import KINDS as ACCOUNTS
 from weft.informer.accounts import make_directory
 from weft.informer.cache import Cache, whole
 from weft.informer.view import Changed, View
 from weft.kinds.token import TOKENS_BY_KEY
+from weft.launch.server.membership.identity import keep_identity
+from weft.objects.identity import SERVER_NAME, ServerIdentity
+from weft.protocol.function_counts import name_gateway
 from weft.store.remote import RemoteStore
 
 if TYPE_CHECKING:
@@ -80,20 +87,34 @@ class PlacesOnceWanted:
 
 class GatewayFunctions:
     """``service`` with the queue of events and the streams on it. The HTTP API opens the file of events in ``folder``;
-    ``directory`` knows what users may do."""
+    ``directory`` knows what users may do. ``others``: gateways that have copies of events, with the key of tickets; None: no other
+    server can come."""
 
-    def __init__(self, service: FunctionService, folder: Path, clock: Clock) -> None:
+    def __init__(
+        self,
+        service: FunctionService,
+        folder: Path,
+        clock: Clock,
+        others: tuple[OtherGateways, bytes] | None = None,
+    ) -> None:
         self.service = service
         self.directory = make_directory(service.cache, service.cache.view)
         self.events = EventFile(folder / "events.db")
-        self.fired = ScheduleState(service.store, self.events, service.name)
+        self.fired = ScheduleState(service.store, self.events, service.lease.name)
+        queue, copying = EventQueue(self.events), None
+        self.copies: EventCopyApi | None = None
+        if others is not None:
+            records = CopyRecords(service.store)
+            copying = Copying(self.events, queue, others[0], service.lease, records, clock)
+            self.copies = EventCopyApi(copying.copies, others[1], clock)
         self.deliveries = Deliveries(
-            EventQueue(self.events),
+            queue,
             DeadLetters(self.events),
             service.cache.view,
             service.dispatcher,
             clock,
             self.fired,
+            copying=copying,
         )
         self.streams = FunctionStreams(service, self.deliveries, clock)
 
@@ -104,14 +125,12 @@ def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: by
     cache = Cache(store, make_view("token", *ACCOUNTS, indexes=(TOKENS_BY_KEY,), later=KINDS), clock)
     places = PlacesOnceWanted(cache.view)
     cache.subscribe(places.notice, (*KINDS, "function"))
-    folder = state / "gateway"
-    return GatewayFunctions(
-        FunctionService(store, cache, places, clock, ticket_key=ticket_key, folder=folder, name=_name(folder)),
-        folder,
-        clock,
-    )
+    folder, own = state / "gateway", keep_identity(state, None)
+    name = name_gateway(own)
+    service = FunctionService(store, cache, places, clock, ticket_key=ticket_key, folder=folder, name=name)
 
+    def make_context(url: str, _: ServerIdentity) -> Context:
+        return Context(server=url, ca=(state / "ca.crt").read_text(), server_name=SERVER_NAME)
 
-def _name(folder: Path) -> str:
-    """The same after each start; it becomes a label that people see, so it tells them no path."""
-    return hashlib.sha256(f"{socket.gethostname()}:{folder.resolve()}".encode()).hexdigest()[:12]
+    others = OtherGateways(store, own, ticket_key, lambda find: OtherServers(own, make_context, find, clock), clock)
+    return GatewayFunctions(service, folder, clock, (others, ticket_key))

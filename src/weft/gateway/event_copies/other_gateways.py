@@ -1,0 +1,85 @@
+"""The gateways of the fabric's other servers, as this one asks them to keep copies of its events: at their address for callers of
+functions, with a ticket that a server of the fabric can sign."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from weft.client.answer import raise_problem
+from weft.client.server.others import OtherServers
+from weft.contracts.clock import Clock
+from weft.contracts.store import Store
+from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch
+from weft.objects.errors import Unavailable, WeftError
+from weft.objects.identity import ServerIdentity, new_uid, object_key
+from weft.protocol.function_counts import LEASE_PREFIX as GATEWAY_LEASES
+from weft.protocol.function_counts import name_gateway
+from weft.protocol.server.presence import LEASE_PREFIX, read_presence
+from weft.trust.tickets import sign_gateway_ticket
+
+KEEP, FIND_TAKEN, FORGET_TAKEN = "/v1/event-copies:keep", "/v1/event-copies:find-taken", "/v1/event-copies:forget-taken"
+TICKET = "weft-ticket"  # header
+T = TypeVar("T")
+
+
+class OtherGateways:
+    """Those of the servers that have a lease, beside ``own``. ``make_others`` makes the way to them, of a function that finds their
+    URLs."""
+
+    def __init__(self, store: Store, own: ServerIdentity, ticket_key: bytes, make_others: Any, clock: Clock) -> None:
+        self._store, self._own, self._key, self._clock = store, own, ticket_key, clock
+        self.name = name_gateway(own)
+        self.live: dict[str, str] = {}  # their servers, by the gateways' names
+        self._urls: dict[str, str] = {}  # by the servers' names
+        self._asked: OtherServers = make_others(lambda _: self._urls)
+
+    async def refresh(self) -> None:
+        """Read which serve now. Raises StoreUnavailable."""
+        live, urls = {}, {}
+        for lease in await self._store.leases(LEASE_PREFIX, digests=True):
+            found, name = read_presence(lease.digest), lease.name.removeprefix(LEASE_PREFIX)
+            if found is not None and found.functions and found.uid != self._own.uid:
+                live[name_gateway(ServerIdentity(name, found.uid))] = name
+                urls[name] = f"https://{found.functions}"
+        self.live, self._urls = live, urls
+
+    async def list_running(self) -> set[str]:
+        """The gateways that run their events themselves. Raises StoreUnavailable."""
+        return {lease.name.removeprefix(GATEWAY_LEASES) for lease in await self._store.leases(GATEWAY_LEASES)}
+
+    async def is_gone(self, gateway: str) -> bool:
+        """Whether it is one of a server that was removed for good. Raises StoreUnavailable."""
+        server = gateway.rpartition("-")[0]
+        if server in self.live.values():
+            return gateway not in self.live  # another one has its name
+        return await self._store.get(object_key("server", None, server)) is None
+
+    async def keep(self, gateway: str, batch: CopyBatch) -> CopyAnswer:
+        """Have a gateway keep copies. Raises Unavailable when it doesn't."""
+        return await self._ask(gateway, KEEP, batch, CopyAnswer)
+
+    async def find_taken(self, gateway: str, ids: Sequence[str]) -> list[str]:
+        """Those of this gateway's events that another one has taken over. Raises Unavailable."""
+        return await self._ask(gateway, FIND_TAKEN, ids, list[str])
+
+    async def forget_taken(self, gateway: str) -> None:
+        await self._ask(gateway, FORGET_TAKEN, [], type(None))
+
+    def close(self) -> None:
+        self._asked.close()
+
+    async def _ask(self, gateway: str, path: str, body: Any, type: type[T]) -> T:
+        server = self.live.get(gateway)
+        if server is None:
+            raise Unavailable(f"gateway {gateway} is away", reason="serverAway")
+        ticket = sign_gateway_ticket(self._key, self.name, self._clock.now())
+        headers = {TICKET: ticket, "Idempotency-Key": new_uid()}  # it may be sent again
+        answer = await self._asked.ask(server, "POST", path, msgspec.msgpack.encode(body), headers=headers)
+        try:
+            raise_problem(answer)
+            return msgspec.msgpack.decode(answer.body, type=type)
+        except (WeftError, msgspec.MsgspecError) as problem:
+            raise Unavailable(f"server {server} keeps no copies of events: {problem}", reason="serverAway") from None

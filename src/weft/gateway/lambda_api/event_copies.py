@@ -1,0 +1,50 @@
+"""The HTTP API of gateways of other servers: they have copies of their events kept here, and ask what was taken over of theirs."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.gateway.event_copies.held_events import AT_ONCE
+from weft.gateway.event_copies.kept_copies import CopyBatch, KeptCopies
+from weft.gateway.event_copies.other_gateways import FIND_TAKEN, FORGET_TAKEN, KEEP, TICKET
+from weft.gateway.lambda_api.http import LambdaRequest
+from weft.objects.errors import Forbidden, InvalidInput
+from weft.serving.answer import Answer
+from weft.trust.tickets import check_gateway_ticket
+
+PATHS = (KEEP, FIND_TAKEN, FORGET_TAKEN)
+T = TypeVar("T")
+
+
+class EventCopyApi:
+    def __init__(self, copies: KeptCopies, ticket_key: bytes, clock: Clock) -> None:
+        self._copies, self._key, self._clock = copies, ticket_key, clock
+
+    async def answer(self, request: LambdaRequest) -> Answer:
+        """Raises WeftError."""
+        owner = check_gateway_ticket(self._key, request.header(TICKET), self._clock.now())
+        if request.method != "POST":
+            raise InvalidInput(f"{request.method} is not allowed at this path", reason="methodNotAllowed", hint="POST")
+        answer: Any = None
+        if request.path == KEEP:
+            batch = _read(request, CopyBatch)
+            if batch.owner != owner:
+                raise Forbidden(f"the ticket is one of gateway {owner}, not of {batch.owner}")
+            answer = await self._copies.keep(batch)
+        elif request.path == FIND_TAKEN:
+            answer = await self._copies.find_taken(owner, _read(request, list[str])[:AT_ONCE])
+        else:
+            await self._copies.forget_taken(owner)
+        return Answer(200, msgspec.msgpack.encode(answer), ())
+
+
+def _read(request: LambdaRequest, type: type[T]) -> T:
+    try:
+        return msgspec.msgpack.decode(request.body, type=type)
+    except msgspec.MsgspecError as problem:
+        raise InvalidInput(
+            f"the request can't be read: {problem}", hint="is the release of that server another?"
+        ) from None

@@ -1,0 +1,420 @@
+"""Gateways of several servers over one store and real TLS: an event is acknowledged when another one has it, too, which runs it
+when its owner is gone, and not again when that returns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.scenario.gateway.test_function_events import Nodes, failed
+
+from weft.client.context import Context
+from weft.client.server import others as other_servers
+from weft.client.server.others import OtherServers
+from weft.contracts.clock import SystemClock
+from weft.contracts.store import Delete, PreconditionFailed, Put
+from weft.gateway.event_copies import copying as event_copying
+from weft.gateway.event_copies import kept_copies as event_copies
+from weft.gateway.event_copies.copying import Copying
+from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch
+from weft.gateway.event_copies.other_gateways import OtherGateways
+from weft.gateway.event_copies.record import CopyRecord, CopyRecords
+from weft.gateway.function import lease as gateway_lease
+from weft.gateway.function.invocation.call import Call, InvocationOutcome
+from weft.gateway.function.lease import GatewayLease
+from weft.gateway.function_events.dead_letters import DeadLetters
+from weft.gateway.function_events.delivery import Deliveries
+from weft.gateway.function_events.file import EventFile
+from weft.gateway.function_events.queue import EventQueue
+from weft.gateway.function_events.schedule_state import ScheduleState
+from weft.gateway.lambda_api.answers import FAILED, answer_json, refuse, type_of
+from weft.gateway.lambda_api.event_copies import EventCopyApi
+from weft.gateway.lambda_api.http import LambdaRequest, make_app
+from weft.informer.view import View
+from weft.kinds.function import FunctionSpec
+from weft.kinds.server import SERVER, ServerSpec
+from weft.launch.gateway.function_api import BOUNDS
+from weft.objects.envelope import Envelope, encode_envelope, merge_part
+from weft.objects.errors import Unavailable, WeftError
+from weft.objects.identity import SERVER_NAME, ServerIdentity, new_uid, object_key
+from weft.protocol.function_counts import LEASE_PREFIX
+from weft.protocol.server.presence import LEASE_PREFIX as SERVERS
+from weft.protocol.server.presence import Presence, encode_presence
+from weft.serving.answer import Answer
+from weft.serving.server import HttpServer, listen, make_server_tls
+from weft.store.memory import MemoryStore
+from weft.trust.ca import Authority
+
+KEY = b"k" * 32
+
+
+class Server:
+    """One server's gateway, as far as events go."""
+
+    def __init__(self, fabric: Fabric, name: str) -> None:
+        self.fabric, self.name = fabric, name
+        self.own, self.nodes = ServerIdentity(name, new_uid()), Nodes()
+        self.path = fabric.folder / f"{name}.db"
+        self.is_there = False
+
+    async def start(self) -> None:
+        store, clock = self.fabric.store, self.fabric.clock
+        self.file = EventFile(self.path)
+        await self.file.open()
+        self.others = OtherGateways(
+            store, self.own, KEY, lambda find: OtherServers(self.own, self.fabric.make_context, find, clock), clock
+        )
+        self.gateway = self.others.name
+        lease, queue = GatewayLease(store, self.gateway, bytes, clock), EventQueue(self.file)
+        self.letters = DeadLetters(self.file)
+        self.copying = Copying(self.file, queue, self.others, lease, CopyRecords(store), clock)
+        fired = ScheduleState(store, self.file, self.gateway)
+        self.deliveries = Deliveries(
+            queue, self.letters, self.fabric.view, self.nodes, clock, fired, draw=lambda: 0.5, copying=self.copying
+        )
+        api = EventCopyApi(self.copying.copies, KEY, clock)
+
+        async def answer(request: LambdaRequest) -> Answer:
+            try:
+                return await api.answer(request)
+            except WeftError as problem:
+                return answer_json(problem.to_dict(), "", type_of(problem)[0])
+
+        sockets = [listen("127.0.0.1", 0)]
+        self.http = HttpServer(make_app(answer, FAILED), sockets, self.fabric.tls, clock, BOUNDS, refuse, dated=False)
+        self.http.start()
+        self.is_there = True
+        self._tasks = [asyncio.ensure_future(work) for work in (self.deliveries.run(), self._serve(lease))]
+
+    async def _serve(self, lease: GatewayLease) -> None:
+        """Renew the leases of the server and its gateway."""
+        presence = encode_presence(Presence(self.own.uid, functions=f"127.0.0.1:{self.http.ports[0]}"))
+        while True:
+            await self.fabric.store.grant(SERVERS + self.name, self.name, 60, presence)
+            if lease.is_wanted:
+                await lease.renew()
+            await asyncio.sleep(0.1)
+
+    async def kill(self, *, leases: bool = True) -> None:
+        """End it without a word; ``leases``: they lapse, too."""
+        self.is_there = False
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.http.close()
+        await self.file.close()
+        self.others.close()
+        if leases:
+            await self.lapse()
+
+    async def lapse(self) -> None:
+        await self.fabric.store.release(SERVERS + self.name, self.name)
+        await self.fabric.store.release(LEASE_PREFIX + self.gateway, self.gateway)
+
+    async def accept(self, name: str = "f") -> str:
+        call = Call(id=new_uid(), project="default", name=name, payload=b'{"n":1}')
+        await self.deliveries.accept(call)
+        return call.id
+
+    @property
+    def ran(self) -> list[str]:
+        return [call.id for call in self.nodes.calls]
+
+    async def copied(self) -> set[str]:
+        """The ids of the events that it has copies of."""
+        return {id for (id,) in await self.file.do(lambda db: db.execute("SELECT id FROM copy").fetchall())}
+
+    async def queued(self) -> set[str]:
+        return {id for (id,) in await self.file.do(lambda db: db.execute("SELECT id FROM event").fetchall())}
+
+
+class Fabric:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.clock = folder, SystemClock()
+        self.store = MemoryStore(self.clock)
+        self.view = View(("function",))
+        authority = Authority(folder, self.clock)
+        self.ca = authority.ca
+        self.tls = make_server_tls(*authority.renew_server([]))
+        self.servers: list[Server] = []
+
+    def make_context(self, url: str, _: ServerIdentity) -> Context:
+        return Context(server=url, ca=self.ca, server_name=SERVER_NAME)
+
+    async def add(self, name: str) -> Server:
+        server = Server(self, name)
+        self.servers.append(server)
+        made = SERVER.make(name, ServerSpec(), 1.0)
+        await self.store.commit([Put(made.key, encode_envelope(made))])
+        await server.start()
+        await until(lambda: server.copying.may_run())
+        return server
+
+    def function(self, name: str, **spec: Any) -> None:
+        wish = msgspec.convert({"code": "c0" * 32, "handler": "a.b", **spec}, FunctionSpec)
+        envelope = Envelope(kind="function", name=name, uid=f"uid-{name}", project="default")
+        envelope.spec = merge_part(envelope.spec, wish)
+        self.view.put(envelope.key, encode_envelope(envelope), 1)
+
+
+async def until(true: Any) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            found = true()
+            if found if not asyncio.iscoroutine(found) else await found:
+                return
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def fabric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fabric]:
+    for module, name, value in (
+        (event_copying, "LOOK_SECONDS", 0.05),
+        (event_copying, "AGAIN_SECONDS", 0.05),
+        (event_copying, "ACKNOWLEDGE_SECONDS", 0.5),
+        (event_copying, "REST_SECONDS", 0.2),
+        (other_servers, "REST_SECONDS", 0.2),
+        (gateway_lease, "LEASE_SECONDS", 2.0),
+    ):
+        monkeypatch.setattr(module, name, value)
+    fabric = Fabric(tmp_path)
+    await fabric.store.open()
+    fabric.function("f", max_concurrent=50)
+    yield fabric
+    for server in fabric.servers:
+        if server.is_there:
+            await server.kill()
+    await fabric.store.close()
+
+
+async def hang(call: Call) -> InvocationOutcome:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def make_two(fabric: Fabric) -> tuple[Server, Server]:
+    """Two servers that have seen each other."""
+    first, second = await fabric.add("s1"), await fabric.add("s2")
+    await until(lambda: first.gateway in second.others.live and second.gateway in first.others.live)
+    await until(lambda: fabric.store.get(f"/-copies/{first.gateway}"))
+    return first, second
+
+
+async def test_the_only_server_keeps_no_record_and_needs_no_lease(fabric: Fabric) -> None:
+    only = await fabric.add("s1")
+    id = await only.accept()
+    await until(lambda: only.ran == [id])
+    assert (await fabric.store.list("/-copies/")).entries == []
+    assert await fabric.store.leases(LEASE_PREFIX) == []
+
+
+async def test_an_event_is_acknowledged_when_another_server_has_it_and_runs_there_when_its_own_is_killed(
+    fabric: Fabric,
+) -> None:
+    first, second = await make_two(fabric)
+    first.nodes.says = hang
+    ids = set(await asyncio.gather(*(first.accept() for _ in range(40))))
+    assert await second.copied() == ids and second.ran == []
+    await first.kill()
+    await until(lambda: set(second.ran) == ids)
+    await until(has_empty_queue(second))
+    first.nodes = Nodes()
+    await first.start()
+    await until(lambda: first.copying.may_run())
+    new = await first.accept()
+    await until(lambda: first.ran == [new])
+    await until(has_empty_queue(first))
+    assert len(second.ran) == len(ids)
+    await until(lambda: has_forgotten(second))
+
+
+async def has_forgotten(server: Server) -> bool:
+    return await server.file.do(lambda db: db.execute("SELECT COUNT(*) FROM taken").fetchone()) == (0,)
+
+
+def has_empty_queue(server: Server) -> Any:
+    async def look() -> bool:
+        return not await server.queued()
+
+    return look
+
+
+async def test_dead_letters_survive_their_server_too_and_are_not_twice_when_it_returns(fabric: Fabric) -> None:
+    fabric.function("f", retries=0)
+    first, second = await make_two(fabric)
+    first.nodes.says = failed
+    id = await first.accept()
+    await until(lambda: first.letters.dead("default", "f", 10))
+    await until(lambda: is_dead_copy(second, id))
+    await first.kill()
+    await until(lambda: second.letters.dead("default", "f", 10))
+    await first.start()
+    await until(has_empty_queue(first))
+    assert [letter.id for letter in await second.letters.dead("default", "f", 10)] == [id]
+    assert await second.deliveries.redrive("default", "f") == 1
+    await until(lambda: second.ran == [id])
+    assert first.ran == [id]
+
+
+async def is_dead_copy(server: Server, id: str) -> bool:
+    rows = await server.file.do(lambda db: db.execute("SELECT event FROM copy WHERE id = ?", (id,)).fetchall())
+    return bool(rows) and msgspec.msgpack.decode(rows[0][0])["dead_at"] is not None
+
+
+async def test_what_is_done_leaves_its_copy_and_is_not_run_by_the_other(fabric: Fabric) -> None:
+    first, second = await make_two(fabric)
+    ids = {await first.accept() for _ in range(5)}
+
+    async def has_none() -> bool:
+        return not await second.copied()
+
+    await until(has_none)
+    await first.kill()
+    await until(lambda: fabric.store.get(f"/-copies/{first.gateway}"))
+    await asyncio.sleep(0.3)
+    assert set(first.ran) == ids and second.ran == []
+
+
+async def test_a_server_that_froze_runs_nothing_until_it_knows_what_was_taken_over(fabric: Fabric) -> None:
+    first, second = await make_two(fabric)
+    started = asyncio.Event()
+
+    async def wait(call: Call) -> InvocationOutcome:
+        started.set()
+        return await hang(call)
+
+    first.nodes.says = wait
+    fabric.function("g", max_concurrent=1)
+    ids = {await first.accept("g") for _ in range(6)}  # one runs, the others wait
+    await started.wait()
+    before = len(first.ran)
+    lease = first.copying._lease
+    lease._renewed_at = float("-inf")
+    lease._store = NoStore()
+    await fabric.store.release(LEASE_PREFIX + first.gateway, first.gateway)
+    await until(lambda: set(second.ran) == ids)
+    first.nodes.says = lambda call: InvocationOutcome(id=call.id, payload=b"1")
+    assert len(first.ran) == before
+    lease._store = fabric.store
+    await until(lambda: first.copying.may_run())
+    await until(lambda: is_held_by_nobody(first))
+    assert len(first.ran) == before and len(second.ran) == len(ids)
+
+
+async def is_held_by_nobody(server: Server) -> bool:
+    (count,) = await server.file.do(lambda db: db.execute("SELECT COUNT(*) FROM event WHERE held <> ''").fetchone())
+    return not count
+
+
+class NoStore:
+    async def grant(self, *_: Any) -> None:
+        return None
+
+
+async def test_copies_go_to_a_third_server_when_the_second_is_gone(fabric: Fabric) -> None:
+    servers = [await fabric.add(name) for name in ("s1", "s2", "s3")]
+    await until(lambda: all(len(server.others.live) == 2 for server in servers))
+    first, *rest = servers
+    first.nodes.says = hang
+    ids = {await first.accept() for _ in range(3)}
+    (holder,) = [server for server in rest if await server.copied() >= ids]
+    (other,) = [server for server in rest if server is not holder]
+    await holder.kill(leases=False)  # nobody knows it yet
+    ids.add(await first.accept())
+    assert await other.copied() >= ids
+    await holder.start()  # what it has is old, and is dropped
+    await until(lambda: has_no_copies(holder))
+
+
+async def test_a_server_that_has_too_many_copies_takes_more_when_some_are_done(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await make_two(fabric)
+    monkeypatch.setattr(event_copies, "MOST_COPIES", 3)
+    ending = asyncio.Event()
+
+    async def wait(call: Call) -> InvocationOutcome:
+        await ending.wait()
+        return InvocationOutcome(id=call.id, payload=b"1")
+
+    first.nodes.says = wait
+    for _ in range(3):
+        await first.accept()
+    with pytest.raises(Unavailable, match="keeps no more copies: it has 3 copies of this gateway's events already"):
+        await first.accept()
+    ending.set()
+    await until(lambda: has_no_copies(second))
+    await first.accept()
+
+
+async def has_no_copies(server: Server) -> bool:
+    return not await server.copied()
+
+
+async def test_while_a_second_server_hangs_events_are_refused_and_one_copy_is_enough_without_it(fabric: Fabric) -> None:
+    first, second = await make_two(fabric)
+    await second.kill(leases=False)
+    with pytest.raises(Unavailable, match="no other server has a copy of the event yet: server s2 is away"):
+        await first.accept()
+    assert first.ran == [] or len(first.ran) == 1
+    await second.lapse()
+    await until(lambda: not first.others.live)
+    first.nodes.says = hang
+    id = await first.accept()
+    await second.start()
+    await until(lambda: has_copy(second, id))
+
+
+async def has_copy(server: Server, id: str) -> bool:
+    return id in await server.copied()
+
+
+async def test_events_that_a_removed_server_took_over_are_run_by_their_own(fabric: Fabric) -> None:
+    first, second = await make_two(fabric)
+    first.nodes.says = hang
+    id = await first.accept()
+    await first.kill()
+    second.nodes.says = hang
+    await until(lambda: second.ran == [id])
+    await second.kill()
+    first.nodes = Nodes()
+    await first.start()
+    await until(lambda: first.copying.may_run())
+    await asyncio.sleep(0.2)
+    assert first.ran == []  # the other may have done it
+    await fabric.store.commit([Delete(object_key("server", None, "s2"))])
+    await until(lambda: first.ran == [id])
+
+
+async def test_a_batch_of_an_era_that_is_over_is_not_kept(tmp_path: Path) -> None:
+    file = EventFile(tmp_path / "events.db")
+    await file.open()
+    held = event_copies.KeptCopies(file)
+
+    async def keep(era: int, **more: Any) -> CopyAnswer:
+        return await held.keep(CopyBatch(owner="o", era=era, **{"since": 1, "begins": False, "whole": False, **more}))
+
+    assert not (await keep(1)).kept  # it lacks what came before
+    assert (await keep(1, begins=True)).kept and (await keep(1)).kept
+    assert not (await keep(2)).kept and (await keep(2, begins=True)).kept
+    assert await keep(1, begins=True) == CopyAnswer(False, 2)
+    (owner,) = await held.list_owners()
+    await held.take_over(owner, 5)
+    assert await keep(5, begins=True) == CopyAnswer(False, 5) and await held.list_owners() == []
+    assert (await keep(6, begins=True)).kept
+    await file.close()
+
+
+async def test_only_one_of_two_gateways_may_write_a_record(fabric: Fabric) -> None:
+    records = CopyRecords(fabric.store)
+    found = await records.write("o", CopyRecord(holder="h", era=1, since=1), None)
+    assert await records.read("o") == found
+    with pytest.raises(PreconditionFailed):
+        await records.write("o", CopyRecord(era=1), None)
+    await records.write("o", CopyRecord(holder="h", era=2, since=1), found)  # the owner is back
+    with pytest.raises(PreconditionFailed):
+        await records.write("o", found.record.take(), found)
