@@ -129,6 +129,7 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
         "/v1/accounting", "/v1/projects/{project}/accounting",
         "/", "/assets/{name}", "/v1/session",
         "/v1/dashboard/table", "/v1/dashboard/search", "/v1/dashboard/summary", "/v1/dashboard/stream",
+        "/v1/history/moments", "/v1/history/samples",
         "/metrics", "/api/v1/query", "/api/v1/query_range", "/api/v1/series", "/api/v1/labels", "/api/v1/label/{name}/values",
     }  # fmt: skip
     plurals = "|".join(kind.plural for kind in KINDS)

@@ -61,10 +61,11 @@ class ApiLab:
         provider: ProviderSettings | None = None,
         find_metrics: Callable[[], Database] | None = None,
         beside: ApiLab | None = None,
+        keep_metrics: float = 0.0,
     ) -> None:
         self.folder, self.provider, self.beside = folder, provider, beside
         self.clock = SystemClock()
-        self.history = History(find_metrics, self.clock) if find_metrics is not None else None
+        self.history = History(find_metrics, self.clock, keep_metrics) if find_metrics is not None else None
         self.store = store or MemoryStore(self.clock)
         self.journal = SqliteJournal(folder / "journal.db", self.clock)
         if beside is not None:

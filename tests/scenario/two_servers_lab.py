@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from weft.kinds.server import SERVER, ServerSpec, ServerStatus
 from weft.objects.envelope import merge_part
 from weft.objects.identity import object_key
 from weft.store.memory import MemoryStore
+from weft.telemetry.metrics.database import Database
+
+DAY = 86_400.0
 
 
 class LateStore:
@@ -40,15 +43,23 @@ class LateStore:
 
 
 class TwoServers:
-    """``first`` and ``second`` are the servers; the second one's watches can be held back (``lagging``)."""
+    """``first`` and ``second`` are the servers; the second one's watches can be held back (``lagging``). ``histories`` finds the
+    database that each keeps for metrics."""
 
-    def __init__(self, folder: Path, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: Store | None = None,
+        histories: tuple[Callable[[], Database], Callable[[], Database]] | None = None,
+    ) -> None:
         self.store = store or MemoryStore(SystemClock())
         for name in ("s1", "s2"):
             (folder / name).mkdir()
-        self.first = ApiLab(folder / "s1", self.store)
+        of_first, of_second = histories or (None, None)
+        self.first = ApiLab(folder / "s1", self.store, find_metrics=of_first, keep_metrics=DAY)
         self._late = LateStore(self.store)
-        self.second = ApiLab(folder / "s2", self._late, beside=self.first)  # type: ignore[arg-type]
+        late: Any = self._late
+        self.second = ApiLab(folder / "s2", late, beside=self.first, find_metrics=of_second, keep_metrics=DAY)
         self.servers = (self.first, self.second)
         self.admin = self.in_turn(self.first.client)
 

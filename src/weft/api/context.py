@@ -15,6 +15,7 @@ from weft.api.node.orders import NodeOrders
 from weft.api.request.trace import RequestTraces
 from weft.api.servers.addresses import ServerAddresses
 from weft.api.servers.event_copies import EventCopies
+from weft.api.servers.history_copies import HistoryCopies
 from weft.api.state.address_ranges import AddressRanges
 from weft.api.state.counted_objects import CountedObjects
 from weft.api.state.history import History
@@ -156,6 +157,7 @@ class ApiContext:
     others: OtherServers = field(init=False)  # of the fabric
     files: ServerFiles = field(init=False)
     event_copies: EventCopies = field(init=False)  # in the journal
+    history_copies: HistoryCopies = field(init=False)  # in the database for metrics
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -170,6 +172,7 @@ class ApiContext:
         )
         self.files = ServerFiles(self.settings.blobs, self.others)
         self.event_copies = EventCopies(self.journal, self.others, self.clock)
+        self.history_copies = HistoryCopies(self.history, self.others, self.clock)
 
     @functools.cached_property
     def tokens(self) -> PrefixCache[TokenFacts]:
@@ -230,6 +233,7 @@ class ApiContext:
             self.pulse.run,
             self.servers.run,
             self.event_copies.run,
+            self.history_copies.run,
             self.boards.run,
             self.audit.keep,
         )

@@ -54,8 +54,9 @@ _OPERATIONS = """
 
 *Where*: **project**, the one in the path; **all**, a role that holds in all projects; **own**, a role in any project, which sees
 (creates and deletes, too, where projects administer it) what belongs to its own; **anyone**, any token of a person (`/v1/login`: no
-token either; `/v1/join`: a join token); **nodes**, nodes with their certificate; **each**, the permission for each object in the
-request. PUT and apply also take `KIND:create` where the object isn't there yet.
+token either; `/v1/join`: a join token); **nodes**, nodes with their certificate; **servers**, other servers of the fabric with
+theirs; **each**, the permission for each object in the request. PUT and apply also
+take `KIND:create` where the object isn't there yet.
 
 | operation | permission | where |
 |---|---|---|

@@ -36,7 +36,9 @@ class Route(msgspec.Struct, frozen=True):
     handler: Handler
     summary: str
     permission: str = "–"  # –: none
-    where: Literal["anyone", "nodes", "own", "project", "all", "each"] = "anyone"  # as in docs/reference/permissions.md
+    where: Literal["anyone", "nodes", "servers", "own", "project", "all", "each"] = (
+        "anyone"  # as in docs/reference/permissions.md
+    )
     topic: Topic | None = None  # {NAME} in it stands for that of the path; None: what the method says
     query: tuple[str, ...] = ()  # its parameters
     takes: Shape | None = None  # its body; None: no JSON

@@ -22,7 +22,7 @@ from weft.api.code import blobs, upload
 from weft.api.context import ApiContext
 from weft.api.dashboard import kinds, search, site, stream, summary, table
 from weft.api.log import pages as log
-from weft.api.metrics import own, query
+from weft.api.metrics import copies, own, query
 from weft.api.network import handler as network
 from weft.api.node import (
     devices,
@@ -187,6 +187,7 @@ ROUTES: tuple[Route, ...] = (
     *link.ROUTES,
     *blobs.ROUTES,
     *upload.ROUTES,
+    *copies.ROUTES,
     *own.ROUTES,
     *query.ROUTES,
     *devices.ROUTES,

@@ -80,7 +80,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     make_bundle: MakeBundle | None = None
     unseal: Unseal | None = None  # decrypts what is sealed: secrets, tokens of linked clusters
     allow_fetch: Sequence[str] = ()  # which of the machine's own places images may come from
-    put_samples: Callable[[Sequence[Sample]], None] | None = None  # takes the samples of metrics
+    put_samples: Callable[[Sequence[Sample]], None] | None = None  # takes the samples of metrics of one moment
     read_ends: Callable[[], Mapping[str, float]] = dict  # when the server's certificates end, in unix seconds by name
     metrics_interval: float = INTERVAL_SECONDS
     evaluator: Evaluates | Unevaluated | None = None  # of alert rules

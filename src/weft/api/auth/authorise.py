@@ -47,7 +47,7 @@ _ACTS = {
 ONLY = {
     "joiner": ("join", "weft agent join"),
     "linker": ("link clusters", "weft cluster link"),
-    "server": ("ask another server for its files", "servers read objects in the store"),
+    "server": ("ask another server for its files and history", "servers read objects in the store"),
 }
 
 
@@ -69,6 +69,12 @@ def require_person(actor: Actor, what: str) -> None:
     """Raise Forbidden unless ``actor`` is a person (or program) with an access token."""
     if actor.kind != "person":
         raise Forbidden(f"{_who(actor)} may not {what}")
+
+
+def require_server(actor: Actor, what: str) -> None:
+    """Raise Forbidden unless ``actor`` is another server of the fabric."""
+    if actor.kind != "server":
+        raise Forbidden(f"{_who(actor)} may not {what}", hint="servers of the fabric do that themselves")
 
 
 def require_own_person(actor: Actor, what: str) -> None:

@@ -8,20 +8,25 @@ parameters that are known here are passed on. A Prometheus can't do that, so it 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
+from weft.api.auth.authenticate import read_credentials
 from weft.api.auth.authorise import require_person
 from weft.api.context import ApiContext
 from weft.api.metrics.bounds import PARAMETERS, check_parameters
 from weft.api.request.call import JSON, Call
 from weft.api.route import Route
+from weft.api.servers.away import name_away
+from weft.api.servers.history_copies import Behind
 from weft.contracts.http.connection import Reply
 from weft.objects.errors import Forbidden, InvalidInput, Unavailable, WeftError
 from weft.serving.answer import Answer
-from weft.telemetry.metrics.database import make_off
+from weft.telemetry.metrics.database import DatabaseEnded, make_off
 from weft.trust.credentials import Actor
 
 PERMISSION = "metric:list"
@@ -30,6 +35,8 @@ NAMES = "weft_.*"  # what people who are limited to projects see of a database t
 MOST_BYTES = 64 << 20
 MOST_SECONDS = 12.0  # a little more than the database takes for itself
 MOST_BODY_BYTES = 65_536
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+_SUCCESS = b'{"status":"success"'
 _TYPES = {400: "bad_data", 413: "bad_data", 408: "timeout", 429: "execution", 503: "unavailable"}
 
 
@@ -41,24 +48,65 @@ async def read_metrics(context: ApiContext, call: Call, path: str) -> Answer:
     history = context.history
     if history is None:
         raise make_off()
-    database = history.find()
     if projects is not None:
-        if database.kind != "victoriametrics":
+        if not history.keep_seconds and history.find().kind != "victoriametrics":
             raise Forbidden(
                 "the server's metrics are in a Prometheus, which can't tell projects apart",
                 hint=f"it takes {PERMISSION} in all projects, or a server with --metrics local or victoriametrics=URL",
             )
         asked.append(("extra_filters[]", limit_to(projects)))
+    behind = Behind([], []) if call.is_forwarded else await context.history_copies.find_behind()
     with history.taking_turn(call.actor):
-        reply = await history.asker.ask(
-            database,
-            f"/api/v1/{path}",
-            urlencode(asked).encode(),
-            {"Content-Type": "application/x-www-form-urlencoded"},
-            seconds=MOST_SECONDS,
-            most_bytes=MOST_BYTES,
-        )
-    return Answer(200, reply.body, JSON) if reply.status == 200 else _pass_on(reply)
+        if (whole := await _ask_others(context, call, path, given, behind.awake)) is not None:
+            return Answer(200, whole, JSON)
+        try:
+            reply = await history.asker.ask(
+                history.find(),
+                f"/api/v1/{path}",
+                urlencode(asked).encode(),
+                FORM,
+                seconds=MOST_SECONDS,
+                most_bytes=MOST_BYTES,
+            )
+        except DatabaseEnded:  # it may have been the query
+            raise
+        except Unavailable:
+            serving = context.others.list_serving() if history.keep_seconds and not call.is_forwarded else []
+            if (whole := await _ask_others(context, call, path, given, serving)) is not None:
+                return Answer(200, whole, JSON)
+            raise
+    if reply.status != 200:
+        return _pass_on(reply)
+    return _name_away(reply.body, sorted([*behind.awake, *behind.away]))
+
+
+async def _ask_others(
+    context: ApiContext, call: Call, path: str, given: Sequence[tuple[str, str]], names: Sequence[str]
+) -> bytes | None:
+    """The answer of the first of these servers that gives one: from what it has itself, with the person's own token."""
+    headers = {**FORM, "Authorization": read_credentials(call), "X-Request-Id": call.request_id}
+    for name in names:
+        with suppress(Unavailable):
+            answer = await context.others.ask(
+                name,
+                "POST",
+                f"{PROMETHEUS_PATH}{path}",
+                urlencode(given).encode(),
+                headers=headers,
+                seconds=MOST_SECONDS,
+            )
+            if answer.status == 200 and answer.body.startswith(_SUCCESS):
+                return answer.body
+    return None
+
+
+def _name_away(body: bytes, servers: Sequence[str]) -> Answer:
+    """The database's answer; with ``servers``, which may have what is missing in it, named in a header, and where clients of
+    Prometheus look for warnings."""
+    if servers and body.startswith(b"{"):
+        warning = f"the history may have gaps: {', '.join(servers)} may have more, and can't be reached"
+        body = b'{"warnings":' + msgspec.json.encode([warning]) + b"," + body[1:]
+    return Answer(200, body, (*JSON, *name_away(servers)))
 
 
 async def _read_label(context: ApiContext, call: Call, name: str) -> Answer:

@@ -17,10 +17,11 @@ BARRED_SECONDS = 180.0  # for people who asked while the database ended: it may 
 
 
 class History:
-    """The database of metrics, for those who read it. ``find`` gives it, or raises Unavailable."""
+    """The database of metrics, for those who read it. ``find`` gives it, or raises Unavailable. ``keep_seconds``: for how long the
+    server itself keeps it, as each server of a fabric does; 0: another database is one for all."""
 
-    def __init__(self, find: Callable[[], Database], clock: Clock) -> None:
-        self.find = find
+    def __init__(self, find: Callable[[], Database], clock: Clock, keep_seconds: float = 0.0) -> None:
+        self.find, self.keep_seconds = find, keep_seconds
         self.asker = Asker(clock, MOST_AT_ONCE)
         self._clock = clock
         self._busy: Counter[str] = Counter()

@@ -51,7 +51,7 @@ from weft.store.switch import StoreSwitch
 from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.audit.syslog import SyslogSender
 from weft.telemetry.journal import SqliteJournal
-from weft.telemetry.metrics.database import OFF, find_database
+from weft.telemetry.metrics.database import OFF, OWN, find_database
 from weft.trust.ca import Authority
 from weft.trust.seal import read_seal_key
 from weft.trust.tickets import read_ticket_key
@@ -62,7 +62,7 @@ SWITCHED_SECONDS = 0.5  # how soon another store is noticed
 
 def run_api(options: argparse.Namespace) -> int:
     """Serve until a signal ends it; the exit status. ``options`` are those of ``weft server``: state, store, listen,
-    gateway, functions, publish_on, audit_keep, audit_most, audit_syslog, user_token_life, most_objects,
+    gateway, functions, metrics, metrics_keep, publish_on, audit_keep, audit_most, audit_syslog, user_token_life, most_objects,
     writes_per_second, log_size, log_age, traces, traces_sample, context, network."""
     logs = gather_logs()
     logs.keep = keep_log(options.state, "api", SystemClock(), listens=False).put
@@ -154,7 +154,8 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     await asyncio.to_thread(audit.open)
     history = None
     if options.metrics != OFF:
-        history = History(partial(find_database, state, options.database), clock)
+        keep_seconds = options.metrics_keep if options.metrics == OWN else 0.0
+        history = History(partial(find_database, state, options.database), clock, keep_seconds)
     context = ApiContext(
         store,
         journal,

@@ -29,6 +29,7 @@ from weft.contracts.journal import Journal
 from weft.contracts.store import Store
 from weft.contracts.trace.span import Tracer
 from weft.controllers.file.copies import FileCopies
+from weft.controllers.metrics.spreader import Spreader
 from weft.controllers.receiver.destination import Network
 from weft.controllers.receiver.sender import Courier
 from weft.controllers.registry import CONTROLLERS, Needs, Registered, list_runs
@@ -52,9 +53,10 @@ from weft.store.remote import RemoteStore
 from weft.telemetry.journal import SqliteJournal
 from weft.telemetry.logs.server import DEPARTED, DepartureJournal
 from weft.telemetry.metrics.certificate_end import read_ends
-from weft.telemetry.metrics.database import OFF, Asker, Database, find_database, make_off
+from weft.telemetry.metrics.database import OFF, OWN, Asker, Database, find_database, make_off
 from weft.telemetry.metrics.evaluator import Evaluator
 from weft.telemetry.metrics.history import DatabaseHistory
+from weft.telemetry.metrics.sample import Sample
 from weft.telemetry.metrics.sender import Sender
 from weft.trust.ca import Authority
 from weft.trust.seal import read_seal_key, unseal
@@ -164,12 +166,10 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             stack.callback(asker.close)
             history = DatabaseHistory(asker, find)
             sender = Sender(find, clock)
-            sending = asyncio.create_task(sender.run())
-            stack.callback(sending.cancel)
+            _run_beside(stack, sender.run())
 
         servers = ServerAddresses(store, clock)
-        following = asyncio.create_task(servers.run())
-        stack.callback(following.cancel)
+        _run_beside(stack, servers.run())
         others = OtherServers(
             identity,
             lambda url, own: make_own_context(Authority(options.state, clock), url, own),
@@ -177,6 +177,15 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             clock,
         )
         stack.callback(others.close)
+        spreader = Spreader(others) if options.metrics == OWN else None
+        if spreader is not None:
+            _run_beside(stack, spreader.run())
+
+        def put_samples(samples: Sequence[Sample]) -> None:
+            if sender is not None:
+                sender.put(samples)
+            if spreader is not None:
+                spreader.put(samples)
 
         def unseal_own(sealed: str, place: str) -> bytes:
             return unseal(read_seal_key(options.state), sealed, place)
@@ -190,7 +199,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             ),
             unseal=unseal_own,
             allow_fetch=options.allow_fetch,
-            put_samples=sender.put if sender is not None else None,
+            put_samples=put_samples if sender is not None else None,
             read_ends=partial(read_ends, {name: options.state / file for name, file in CERTIFICATES.items()}),
             metrics_interval=options.metrics_interval,
             evaluator=find_unfit(options.metrics, options.database)
@@ -222,6 +231,11 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             await asyncio.wait([deciding])
         if not deciding.cancelled():
             deciding.result()
+
+
+def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Run it until ``stack`` is left."""
+    stack.callback(asyncio.create_task(work).cancel)
 
 
 def run_controllers(options: Options) -> int:
