@@ -34,6 +34,8 @@ class ServerStatus(msgspec.Struct, kw_only=True):
     function_ports: list[int] = []
     leads: list[str] = []  # leader leases that it holds
     release: str = ""
+    store_used_percent: int = 0  # of the space of its member of the store
+    clock_ahead: int = 0  # seconds that its clock is ahead of the leading server's; 0 if they agree to some seconds
     started_at: float = 0.0  # unix seconds
     since: float = 0.0  # of the phase
 

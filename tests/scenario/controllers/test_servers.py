@@ -23,10 +23,11 @@ async def read_servers(lab: Lab) -> dict[str, ServerStatus]:
 
 async def test_each_server_is_shown_with_its_address_and_one_that_ends_is_not_ready(tmp_path: Path) -> None:
     places = {"s1": ["10.0.0.1"], "s2": ["10.0.0.2"]}
+    said = dict[str, Presence]()
     async with Lab(tmp_path) as lab:
 
         def present(name: str) -> Presence:
-            return Presence(f"uid-{name}", f"https://{name}:8443", addresses=[*places[name]])
+            return said.get(name) or Presence(f"uid-{name}", f"https://{name}:8443", addresses=[*places[name]])
 
         tasks = {
             name: asyncio.create_task(
@@ -54,6 +55,22 @@ async def test_each_server_is_shown_with_its_address_and_one_that_ends_is_not_re
             return (await read_servers(lab))["s2"].addresses == ["10.0.0.2", "10.0.0.3"]
 
         await lab.until(moved)
+        said["s2"] = Presence("uid-s2", trouble="its member of the store doesn't answer", store_used_percent=81)
+
+        async def troubled() -> bool:
+            found = (await read_servers(lab))["s2"]
+            return (found.phase, found.store_used_percent) == ("NotReady", 81)
+
+        await lab.until(troubled)
+        assert (await read_servers(lab))["s2"].message == "its member of the store doesn't answer"
+        said["s2"] = Presence("uid-s2", "https://s2:8443", sent_at=lab.clock.now() + 3600)
+        assert (await read_servers(lab))["s1"].clock_ahead == 0
+
+        async def skewed() -> bool:
+            return 3500 < (await read_servers(lab))["s2"].clock_ahead <= 3600
+
+        await lab.until(skewed)
+        del said["s2"]
         tasks["s2"].cancel()
 
         async def alone() -> bool:

@@ -62,11 +62,12 @@ class Server:
             self._log.close()
 
     def find_process(self, name: str) -> int:
-        """The pid of its process of that name, like gateway."""
+        """The pid of its process of that name, like gateway, or etcd for its member of the store."""
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):
                 words = path.read_bytes().decode().split("\0")
-                if "server" in words and name in words and str(self.state) in words:
+                is_member = words[0].endswith(name) and str(self.state / "etcd" / "data") in words
+                if is_member or ("server" in words and name in words and str(self.state) in words):
                     return int(path.parent.name)
         raise AssertionError(f"{self.state} has no {name}")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -72,6 +74,12 @@ def test_a_killed_server_of_three_is_given_up_and_replaced(tmp_path: Path) -> No
         fabric.begin()
         fabric.join(2)
         fabric.join(3, by="s2")
+        first, frozen = fabric.client("s1"), fabric.servers["s2"].find_process("etcd")
+        os.kill(frozen, signal.SIGSTOP)
+        until(lambda: "its member of the store at" in first.get("server", "s2")["status"]["message"])
+        assert read_servers(first)["s2"][0] == "NotReady"
+        os.kill(frozen, signal.SIGCONT)
+        until(lambda: read_servers(first)["s2"][0] == "Ready")
         with Writer(fabric) as writer:
             until(lambda: len(writer.made) > 20)
             fabric.servers["s1"].kill()  # it leads

@@ -7,7 +7,8 @@ import platform
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +25,11 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
 from weft.objects.quantity import format_age, format_bytes
+from weft.protocol.server.join import warn_of_even
 
 _CLOCK_SECONDS = 30.0
 _SLOW_STORE_MS = 100.0
+_FULL_PERCENT, _FULLER_PERCENT = 70, 90  # of the store's space
 _SIGNS = {"ok": "✓", "note": "!", "broken": "✗"}
 _COLORS = {"ok": "green", "note": "yellow", "broken": "red"}
 # What a machine that runs guests needs: the program, its Debian package.
@@ -119,6 +122,8 @@ def _check_server(session: Session) -> Iterator[Finding]:
     if isinstance(took := health.get("store_ms"), (int, float)):  # an older server doesn't report it
         yield Finding("store", "ok" if took < _SLOW_STORE_MS else "note", f"answers the server in {took:g} ms")
     yield _check_clock(session)
+    with suppress(WeftError):  # a project's user doesn't see them
+        yield from judge_servers(session.client.list("server").items)
     try:
         nodes = session.client.list("node").items
     except WeftError as problem:
@@ -132,6 +137,33 @@ def _check_server(session: Session) -> Iterator[Finding]:
         yield _check_node(node)
     has = {str(dig(node, "uid")): dig(node, "report.volumes") for node in nodes}  # which only the fabric's readers see
     yield from _check_volumes(session, {uid: volumes for uid, volumes in has.items() if volumes is not None})
+
+
+def judge_servers(servers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """The servers of the fabric, if there are several, and the space of the store that they keep."""
+    several = len(servers) > 1
+    for server in servers if several else ():
+        subject, name, message = f"server {server['name']}", server["name"], dig(server, "status.message", "")
+        if dig(server, "status.phase") != "Ready":
+            fact = f"NotReady: {message or 'it was never started'}"
+            yield Finding(subject, "broken", fact, f"start it, or give it up: weft server delete {name}")
+        elif ahead := dig(server, "status.clock_ahead", 0):
+            fact = f"its clock is {format_age(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} the leading server's"
+            yield Finding(subject, "broken", fact, "set the clock that is wrong: timedatectl set-ntp true")
+        else:
+            yield Finding(subject, "ok", f"Ready at {dig(server, 'status.address')}")
+    releases = {str(server["name"]): str(release) for server in servers if (release := dig(server, "status.release"))}
+    if len(set(releases.values())) > 1:
+        fact = f"run different releases: {', '.join(f'{name} {release}' for name, release in releases.items())}"
+        yield Finding("servers", "note", fact, "update the older ones, one after the other")
+    members = sum(bool(dig(server, "marks.member")) for server in servers)
+    if members and (warning := warn_of_even(members)):
+        yield Finding("servers", "note", warning, "weft token create --use server prints the command for another one")
+    used = max((dig(server, "status.store_used_percent", 0) for server in servers), default=0)
+    if used >= _FULL_PERCENT:
+        fact = f"{used} % of its space is used; when it is full, nothing can be changed"
+        state = "broken" if used >= _FULLER_PERCENT else "note"
+        yield Finding("store", state, fact, "delete what isn't needed, then etcdctl defrag")
 
 
 def _restart(what: str) -> str:

@@ -16,12 +16,23 @@ from weft.informer.view import Item
 from weft.kinds.server import SERVER, ServerMarks, ServerSpec, ServerStatus
 from weft.objects.envelope import Condition
 from weft.objects.identity import object_key
-from weft.protocol.server.presence import LEASE_PREFIX, Presence, read_presence, read_server
+from weft.protocol.server.presence import LEASE_PREFIX, LEASE_SECONDS, Presence, read_presence, read_server
 
 LOOK_SECONDS = 1.0
 SOURCE = "servers"
 # What a server says of itself; of one without a lease it stays as it was.
-_SAID = ("address", "gateway", "functions", "addresses", "api_ports", "function_ports", "release", "started_at")
+_SAID = (
+    "address",
+    "gateway",
+    "functions",
+    "addresses",
+    "api_ports",
+    "function_ports",
+    "release",
+    "store_used_percent",
+    "started_at",
+)
+AGREE_SECONDS = 5  # of two clocks: a lease's age is known to a second or two
 
 
 class Servers(Asking):
@@ -33,11 +44,13 @@ class Servers(Asking):
 
     async def take_turn(self, key: str) -> Later:
         store, view, now = self._leadership.store, self._leadership.cache.view, self._leadership.clock.now()
-        present = {
-            lease.name.removeprefix(LEASE_PREFIX): found
-            for lease in await store.leases(LEASE_PREFIX, digests=True)
-            if (found := read_presence(lease.digest)) is not None
-        }
+        present, ahead = dict[str, Presence](), dict[str, float]()
+        for lease in await store.leases(LEASE_PREFIX, digests=True):
+            if (found := read_presence(lease.digest)) is not None:
+                name = lease.name.removeprefix(LEASE_PREFIX)
+                present[name] = found
+                age = max(0.0, LEASE_SECONDS - lease.remaining_seconds)
+                ahead[name] = found.sent_at + age - now if found.sent_at else 0.0
         leads: dict[str, list[str]] = {}
         for lease in await store.leases(self._leadership.name):
             leads.setdefault(read_server(lease.holder), []).append(lease.name)
@@ -48,7 +61,10 @@ class Servers(Asking):
         commits = new + [
             commit
             for name, server in known.items()
-            if (commit := plan_server(server, present.get(name), sorted(leads.get(name, ())), now)) is not None
+            if (
+                commit := plan_server(server, present.get(name), sorted(leads.get(name, ())), now, ahead.get(name, 0.0))
+            )
+            is not None
         ]
         if commits:
             await self._leadership.perform(commits)
@@ -62,17 +78,23 @@ def plan_new(name: str, presence: Presence, now: float) -> Commit:
     return Commit(key, draft.writes, draft.preconditions)
 
 
-def plan_server(server: Item, presence: Presence | None, leads: list[str], now: float) -> Commit | None:
-    """Write a server's status and its condition if they change; ``presence``: None of one without a lease."""
+def plan_server(
+    server: Item, presence: Presence | None, leads: list[str], now: float, ahead: float = 0.0
+) -> Commit | None:
+    """Write a server's status and its condition if they change; ``presence``: None of one without a lease; ``ahead``: seconds that
+    its clock is ahead of this one."""
     former = server.status(ServerStatus)
-    phase = "NotReady" if presence is None else "Ready"
+    phase = "NotReady" if presence is None or presence.trouble else "Ready"
     silent = f"server {server.envelope.name} sends no heartbeat" if former.started_at else former.message
     status = ServerStatus(
         phase=phase,
-        message=silent if presence is None else "",
+        message=silent if presence is None else presence.trouble,
         leads=leads,
         since=former.since if former.phase == phase and former.since else now,
+        clock_ahead=former.clock_ahead,
     )
+    if abs(ahead) < AGREE_SECONDS / 2 or abs(ahead - former.clock_ahead) > AGREE_SECONDS:
+        status.clock_ahead = round(ahead) if abs(ahead) > AGREE_SECONDS else 0
     said = former if presence is None else presence
     for name in _SAID:
         setattr(status, name, getattr(said, name))

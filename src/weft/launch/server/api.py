@@ -36,7 +36,7 @@ from weft.launch.process.log import GatheringHandler, gather_logs
 from weft.launch.server.logs import keep_log, open_logs
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.membership.keys import read_keys
-from weft.launch.server.membership.members import check_member, keep_member
+from weft.launch.server.membership.members import OwnMember, check_member, keep_member
 from weft.launch.server.membership.presence import keep_presence
 from weft.launch.server.membership.removal import Removed, note_removal
 from weft.launch.server.traces import make_tracer, open_traces
@@ -186,6 +186,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         context.start()
         server.start()
         keeping = asyncio.create_task(keep_place(context, clock))
+        own_member = OwnMember()
         started_at, listeners = clock.now(), [socket.getsockname()[:2] for socket in sockets]
 
         def find_presence() -> Presence:
@@ -202,11 +203,14 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
                 member=read_member(state).place.client if store.url == MEMBERS else "",
                 release=weft.__version__,
                 started_at=started_at,
+                trouble=own_member.trouble if store.url == MEMBERS else "",
+                store_used_percent=own_member.used_percent,
+                sent_at=clock.now(),
             )
 
         serving = [
             asyncio.create_task(keep_presence(store, identity, find_presence, clock)),
-            asyncio.create_task(keep_own_member(store, context, state, clock)),
+            asyncio.create_task(keep_own_member(store, context, state, own_member, clock)),
         ]
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         flushing = asyncio.create_task(logs.keep_flushing(clock))
@@ -246,13 +250,15 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         await store.close()
 
 
-async def keep_own_member(store: StoreSwitch, context: ApiContext, state: Path, clock: Clock) -> None:
+async def keep_own_member(
+    store: StoreSwitch, context: ApiContext, state: Path, own_member: OwnMember, clock: Clock
+) -> None:
     """Keep the server among the members of the store while that is one of members, for ever. Raises Removed once it was."""
     while True:
         if store.url == MEMBERS:
             present: Any = store.store
             context.members = present.members
-            keeping = asyncio.create_task(keep_member(present, state, clock))
+            keeping = asyncio.create_task(keep_member(present, state, own_member, clock))
             try:
                 while store.store is present and not keeping.done():
                     await clock.sleep(SWITCHED_SECONDS)

@@ -24,6 +24,9 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
     function_ports: Annotated[list[int], msgspec.Meta(max_length=MOST_ADDRESSES)] = []
     release: Annotated[str, msgspec.Meta(max_length=64)] = ""
     started_at: float = 0.0  # unix seconds
+    trouble: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # why it isn't Ready, though it runs
+    store_used_percent: int = 0  # of the space of its member of the store
+    sent_at: float = 0.0  # unix seconds, by its clock
     is_known: bool = False  # it has seen its object: if that is gone, people have deleted it
 
 

@@ -110,6 +110,10 @@ class EtcdConnection:
         if former is not None:
             self._retire(former)
 
+    def only_at(self, endpoint: str) -> EtcdConnection:
+        """Another connection, not yet open, to the one member at ``endpoint``, which is given one short attempt."""
+        return EtcdConnection([endpoint], self._tls, _FIRST_ATTEMPT_SECONDS, self._keepalive_seconds)
+
     @property
     def closed(self) -> bool:
         return self._channel is None
@@ -134,6 +138,10 @@ class EtcdConnection:
     async def ask(self, method: str, request: Any) -> Any:
         """Ask about the cluster's members. Raises EtcdRefused."""
         return await self._call(f"Cluster/{method}", request, _REFUSED)
+
+    async def measure(self) -> Any:
+        """How the member that answers is."""
+        return await self._call("Maintenance/Status", wire.StatusRequest())
 
     async def watch(self, key: bytes, range_end: bytes, start_revision: int) -> AsyncGenerator[Any, None]:
         """WatchResponses from ``start_revision`` on, the first one says that the watch stands.

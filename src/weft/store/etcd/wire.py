@@ -43,7 +43,7 @@ _TABLE: dict[str, str] = {
     "MemberPromoteRequest": "id uint64 1",
     "MembersResponse": "header Header 1, members *Member 2",
     "StatusRequest": "",
-    "StatusResponse": "header Header 1, leader uint64 4",
+    "StatusResponse": "header Header 1, db_size int64 3, leader uint64 4",
 }
 
 

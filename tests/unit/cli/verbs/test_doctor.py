@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.cli.verbs.doctor import judge_volume
+from weft.cli.verbs.doctor import Finding, judge_servers, judge_volume
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,34 @@ def test_doctor_says_which_data_is_used_and_which_is_not(home: str | None, copie
     found = judge_volume(volume, {"u-n1": ["v"], "u-n2": ["v"], "u-n3": ["v"], "u-n4": []})
     assert found is not None and found.fact == fact
     assert judge_volume({**volume, "status": {"node": node, "node_uid": home}}, {}) is None
+
+
+def server(name: str, member: str = "", **status: object) -> dict[str, object]:
+    return {
+        "name": name,
+        "status": {"phase": "Ready", "address": f"https://{name}", **status},
+        "marks": {"member": member},
+    }
+
+
+def judge(*servers: dict[str, object]) -> list[Finding]:
+    return [finding for finding in judge_servers(servers) if finding.state != "ok"]
+
+
+def test_doctor_says_what_is_wrong_with_servers() -> None:
+    assert not judge(server("s1"))
+    three = [server(name, f"{name}:2379", release="0.1.0") for name in ("s1", "s2", "s3")]
+    assert [finding.subject for finding in judge_servers(three)] == ["server s1", "server s2", "server s3"]
+    assert not judge(*three)
+    dead = server("s3", "s3:2379", phase="NotReady", message="its member of the store at s3:2379 has no vote yet")
+    [found] = judge(*three[:2], dead)
+    assert found.state == "broken" and found.fact == "NotReady: its member of the store at s3:2379 has no vote yet"
+    assert found.remedy == "start it, or give it up: weft server delete s3"
+    [even] = judge(*three[:2])
+    assert even.fact.startswith("2 servers keep a member of the store")
+    [early] = judge(*three[:2], server("s3", "s3:2379", release="0.1.0", clock_ahead=-3600))
+    assert early.fact == "its clock is 60m behind the leading server's"
+    [newer] = judge(*three[:2], server("s3", "s3:2379", release="0.2.0"))
+    assert newer.fact == "run different releases: s1 0.1.0, s2 0.1.0, s3 0.2.0"
+    for percent, state in ((69, []), (70, ["note"]), (90, ["broken"])):
+        assert [finding.state for finding in judge(server("s1", store_used_percent=percent))] == state
