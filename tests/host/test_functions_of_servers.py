@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import ssl
 import tempfile
 import threading
 import time
 import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
-from tests.scenario.server.servers_lab import Server
+from tests.scenario.server.servers_lab import Server, tried
+from tests.scenario.server.test_server_log import until
 from tests.scenario.several_servers_lab import Fabric, start_fabric
 
 from weft.images.recipes import ensure_bundle
@@ -32,13 +36,14 @@ import time
 def handler(event, context):
     began = time.time()
     print("slept", event["seconds"])
+    print("began", context.aws_request_id, began)
     time.sleep(event["seconds"])
     return {"began": began, "id": context.aws_request_id}
 """
 
 
-@pytest.fixture
-def fabric() -> Iterator[Fabric]:
+@pytest.fixture(scope="module")
+def started() -> Iterator[Fabric]:
     with tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp") as folder:
         os.chmod(folder, 0o755)  # users of instances go through it
         etcd = EtcdServer(Path(folder) / "etcd")
@@ -59,6 +64,14 @@ def fabric() -> Iterator[Fabric]:
             etcd.end()
 
 
+@pytest.fixture
+def fabric(started: Fabric) -> Fabric:
+    """With both servers."""
+    started.revive()
+    until(lambda: tried(lambda: invoke(started, started.first, 0.0)))
+    return started
+
+
 def invoke(fabric: Fabric, server: Server, seconds: float) -> Any:
     return json.loads(fabric.weft(server, "function", "invoke", "f", "--data", json.dumps({"seconds": seconds})))
 
@@ -77,6 +90,46 @@ def post(fabric: Fabric, server: Server, call: str, attempt: int, seconds: float
     asked = urllib.request.Request(place, body, headers, method="POST")
     with urllib.request.urlopen(asked, context=tls, timeout=60) as answer:
         return json.load(answer)
+
+
+def queue(fabric: Fabric, server: Server, seconds: float) -> str:
+    """The id of an asynchronous invocation that was acknowledged."""
+    headers = {"Authorization": f"Bearer {fabric.context.token}", "X-Amz-Invocation-Type": "Event"}
+    place = f"https://{server.functions}/2015-03-31/functions/f/invocations"
+    tls = ssl.create_default_context(cadata=fabric.context.ca)
+    tls.check_hostname = False
+    body = json.dumps({"seconds": seconds}).encode()
+    asked = urllib.request.Request(place, body, headers, method="POST")
+    with urllib.request.urlopen(asked, context=tls, timeout=60) as answer:
+        assert answer.status == 202
+        return str(answer.headers["x-amzn-requestid"])
+
+
+def count_runs(fabric: Fabric) -> Counter[str]:
+    """How often each invocation began, by what the gateways wrote down of what was printed."""
+    lines = {
+        line[line.index("began ") :]
+        for server in (fabric.first, fabric.second)
+        for log in (server.state / "gateway" / "logs").glob("*/current.log")
+        for line in log.read_text().splitlines()
+        if "began " in line
+    }
+    return Counter(line.split()[1] for line in lines)
+
+
+def count_waiting(server: Server) -> int:
+    return read_count(server, "SELECT COUNT(*) FROM event")
+
+
+def count_taken(server: Server) -> int:
+    """How many events of others its gateway took over."""
+    return read_count(server, "SELECT COUNT(*) FROM taken")
+
+
+def read_count(server: Server, words: str) -> int:
+    with closing(sqlite3.connect(server.state / "gateway" / "events.db")) as db:
+        (count,) = db.execute(words).fetchone()
+    return int(count)
 
 
 def test_a_function_runs_at_either_gateway_and_a_repeated_call_once_when_the_first_is_killed(fabric: Fabric) -> None:
@@ -102,3 +155,22 @@ def test_a_function_runs_at_either_gateway_and_a_repeated_call_once_when_the_fir
     assert answer["began"] < killed_at  # it ran once, and its answer came to the gateway that was asked again
     for server in (fabric.second, fabric.first):
         assert invoke(fabric, server, 0.0)["began"] > killed_at
+
+
+def test_queued_events_run_at_the_other_server_when_theirs_is_killed_and_not_again_when_it_returns(
+    fabric: Fabric,
+) -> None:
+    invoke(fabric, fabric.second, 0.0)
+    invoke(fabric, fabric.first, 0.0)
+    ids = {queue(fabric, fabric.first, 1.0) for _ in range(30)}
+    fabric.first.kill()
+    assert not ids <= count_runs(fabric).keys()
+    until(lambda: count_taken(fabric.second) and not count_waiting(fabric.second), 90)
+    ran = count_runs(fabric)
+    fabric.revive()
+    until(lambda: tried(lambda: invoke(fabric, fabric.first, 0.0)))
+    new = queue(fabric, fabric.first, 0.0)
+    until(lambda: new in count_runs(fabric) and not count_waiting(fabric.first))
+    until(lambda: ids <= count_runs(fabric).keys())  # what ran while its gateway was gone was printed there
+    now = count_runs(fabric)
+    assert {id: now[id] for id in ids & ran.keys()} == {id: ran[id] for id in ids & ran.keys()}
