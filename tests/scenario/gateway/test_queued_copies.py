@@ -4,7 +4,9 @@ when its owner is gone, and not again when that returns."""
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from weft.gateway.event_copies.record import CopyRecord, CopyRecords
 from weft.gateway.function import lease as gateway_lease
 from weft.gateway.function.invocation.call import Call, InvocationOutcome
 from weft.gateway.function.lease import GatewayLease
+from weft.gateway.function_events.backup import put_rows
 from weft.gateway.function_events.dead_letters import DeadLetters
 from weft.gateway.function_events.delivery import Deliveries
 from weft.gateway.function_events.file import EventFile
@@ -38,6 +41,7 @@ from weft.informer.view import View
 from weft.kinds.function import FunctionSpec
 from weft.kinds.server import SERVER, ServerSpec
 from weft.launch.gateway.function_api import BOUNDS
+from weft.launch.server.backup_events import gather_events
 from weft.objects.envelope import Envelope, encode_envelope, merge_part
 from weft.objects.errors import Unavailable, WeftError
 from weft.objects.identity import SERVER_NAME, ServerIdentity, new_uid, object_key
@@ -58,8 +62,12 @@ class Server:
     def __init__(self, fabric: Fabric, name: str) -> None:
         self.fabric, self.name = fabric, name
         self.own, self.nodes = ServerIdentity(name, new_uid()), Nodes()
-        self.path = fabric.folder / f"{name}.db"
-        self.is_there = False
+        self.state, self.is_there = fabric.folder / name, False
+        self.path = self.state / "gateway" / "events.db"
+        self.state.mkdir()
+        (self.state / "server.json").write_bytes(msgspec.json.encode(self.own))
+        (self.state / "ticket.key").write_bytes(KEY)
+        (self.state / "ca.crt").write_text(fabric.ca)
 
     async def start(self) -> None:
         store, clock = self.fabric.store, self.fabric.clock
@@ -388,6 +396,27 @@ async def test_events_that_a_removed_server_took_over_are_run_by_their_own(fabri
     assert first.ran == []  # the other may have done it
     await fabric.store.commit([Delete(object_key("server", None, "s2"))])
     await until(lambda: first.ran == [id])
+
+
+async def test_a_backup_at_one_server_has_the_events_of_all_and_names_those_that_are_away(fabric: Fabric) -> None:
+    servers = [await fabric.add(name) for name in ("s1", "s2", "s3")]
+    await until(lambda: all(len(server.others.live) == 2 for server in servers))
+    ids = set()
+    for server in servers:
+        server.nodes.says = hang
+        ids |= {await server.accept() for _ in range(3)}
+    assert await back_up(fabric, servers[0]) == (ids, [])
+    await servers[2].kill(leases=False)
+    assert await back_up(fabric, servers[0]) == (ids, ["s3"])
+
+
+async def back_up(fabric: Fabric, server: Server) -> tuple[set[str], list[str]]:
+    """The ids that a backup has, once restored in another folder, and the names of the servers that were away."""
+    path = fabric.folder / f"restored-{new_uid()}" / "events.db"
+    async with gather_events(server.state, fabric.store, fabric.clock) as events:
+        await asyncio.to_thread(put_rows, path, events.read())
+    with closing(sqlite3.connect(path)) as db:
+        return {id for (id,) in db.execute("SELECT id FROM event")}, events.away
 
 
 async def test_a_batch_of_an_era_that_is_over_is_not_kept(tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from weft.gateway.function_events.file import EventFile
-from weft.gateway.function_events.queue import INSERT, Event
+from weft.gateway.function_events.queue import COLUMNS, INSERT, Event, read_event
 
 MOST_COPIES = 1_000_000  # of one owner
+MOST_PAGE_BYTES = 2 << 20  # of payloads
 _AT_ONCE = 500
 
 
@@ -38,6 +39,17 @@ class CopyAnswer(msgspec.Struct, frozen=True):
     kept: bool
     era: int = 0
     problem: str = ""
+
+
+EventKind = Literal["event", "copy"]
+
+
+class EventPage(msgspec.Struct, frozen=True):
+    """Some events, the place of the last one, and whether there may be more."""
+
+    events: list[Event]
+    last: int
+    more: bool
 
 
 class Owner(NamedTuple):
@@ -86,6 +98,10 @@ class KeptCopies:
         """The owner won't ask for what was taken over any more."""
         await self._file.do(lambda db: db.execute("DELETE FROM taken WHERE owner = ?", (owner,)))
 
+    async def read(self, kind: EventKind, after: int) -> EventPage:
+        """Read own events, or copies, after a place: AT_ONCE at most, and not many bytes."""
+        return await self._file.do(lambda db: _read(db, kind, after))
+
     def _keep(self, db: sqlite3.Connection, batch: CopyBatch) -> CopyAnswer:
         found = db.execute("SELECT era, since, taken FROM owner WHERE name = ?", (batch.owner,)).fetchone()
         era, since, taken = found or (0, 0, 0)
@@ -112,6 +128,22 @@ class KeptCopies:
             (there,) = db.execute("SELECT COUNT(*) FROM copy WHERE owner = ?", (batch.owner,)).fetchone()
             count = there + len(batch.put)
         return count
+
+
+def _read(db: sqlite3.Connection, kind: EventKind, after: int) -> EventPage:
+    events, last, free = list[Event](), after, MOST_PAGE_BYTES
+    if kind == "event":
+        rows = db.execute(f"SELECT seq, {COLUMNS} FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (after, _AT_ONCE))  # noqa: S608 (ours)
+        found = ((place, read_event(tuple(row))) for place, *row in rows)
+    else:
+        rows = db.execute("SELECT rowid, event FROM copy WHERE rowid > ? ORDER BY rowid LIMIT ?", (after, _AT_ONCE))
+        found = ((place, msgspec.msgpack.decode(event, type=Event)) for place, event in rows)
+    for place, event in found:
+        if events and (free := free - len(event.payload)) < 0:
+            return EventPage(events, last, True)
+        events.append(event)
+        last = place
+    return EventPage(events, last, len(events) == _AT_ONCE)
 
 
 def _take_over(db: sqlite3.Connection, owner: str, era: int) -> Counter[tuple[str, str]]:

@@ -3,26 +3,34 @@ functions, with a ticket that a server of the fabric can sign."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from weft.client.answer import raise_problem
+from weft.client.context import Context
 from weft.client.server.others import OtherServers
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
-from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch
+from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch, EventKind, EventPage
 from weft.objects.errors import Unavailable, WeftError
-from weft.objects.identity import ServerIdentity, new_uid, object_key
+from weft.objects.identity import SERVER_NAME, ServerIdentity, new_uid, object_key
 from weft.protocol.function_counts import LEASE_PREFIX as GATEWAY_LEASES
 from weft.protocol.function_counts import name_gateway
 from weft.protocol.server.presence import LEASE_PREFIX, read_presence
 from weft.trust.tickets import sign_gateway_ticket
 
 KEEP, FIND_TAKEN, FORGET_TAKEN = "/v1/event-copies:keep", "/v1/event-copies:find-taken", "/v1/event-copies:forget-taken"
+READ = "/v1/event-copies:read"
 TICKET = "weft-ticket"  # header
 T = TypeVar("T")
+
+
+def make_gateway_context(ca: Path) -> Callable[[str, ServerIdentity], Context]:
+    """The context with which a gateway at a URL is asked, of the path of the fabric's CA."""
+    return lambda url, _: Context(server=url, ca=ca.read_text(), server_name=SERVER_NAME)
 
 
 class OtherGateways:
@@ -67,6 +75,10 @@ class OtherGateways:
 
     async def forget_taken(self, gateway: str) -> None:
         await self._ask(gateway, FORGET_TAKEN, [], type(None))
+
+    async def read(self, gateway: str, kind: EventKind, after: int) -> EventPage:
+        """Read events of a gateway, or copies that it has, after the place ``after``. Raises Unavailable."""
+        return await self._ask(gateway, READ, (kind, after), EventPage)
 
     def close(self) -> None:
         self._asked.close()

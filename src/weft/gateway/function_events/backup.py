@@ -6,7 +6,7 @@ older: what the file has of an event, or of a schedule's last run, counts."""
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -36,8 +36,14 @@ class Waits(msgspec.Struct, frozen=True, tag="event"):
 _DECODER: msgspec.json.Decoder[Waits | FiredAt] = msgspec.json.Decoder(Waits | FiredAt)
 
 
-def read_rows(path: Path) -> Iterator[bytes]:
-    """Each row as JSON; none if there is no such file. Raises Unavailable if it can't be read."""
+def encode_event(event: Event) -> bytes:
+    """Write an event as a row."""
+    return msgspec.json.encode(Waits(event))
+
+
+def read_rows(path: Path, without: Collection[str] = ()) -> Iterator[bytes]:
+    """Each row as JSON, with copies of events of other gateways, except those named ``without``; none if there is no such file.
+    Raises Unavailable if it can't be read."""
     if not path.exists():
         return
     try:
@@ -46,7 +52,13 @@ def read_rows(path: Path) -> Iterator[bytes]:
             for function, entry, last in db.execute("SELECT function, entry, last FROM fired"):
                 yield msgspec.json.encode(FiredAt(function, entry, last))
             for row in db.execute(f"SELECT {COLUMNS} FROM event ORDER BY seq"):  # noqa: S608 (COLUMNS are ours)
-                yield msgspec.json.encode(Waits(read_event(row)))
+                yield encode_event(read_event(row))
+            if db.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'copy'"
+            ).fetchone():  # else it is one of an earlier weft
+                for owner, event in db.execute("SELECT owner, event FROM copy"):
+                    if owner not in without:
+                        yield encode_event(msgspec.msgpack.decode(event, type=Event))
     except sqlite3.Error as problem:
         raise Unavailable(
             f"{path} can't be read: {problem}", hint="remove the file from the folder: its events are lost"

@@ -8,14 +8,14 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.gateway.event_copies.held_events import AT_ONCE
-from weft.gateway.event_copies.kept_copies import CopyBatch, KeptCopies
-from weft.gateway.event_copies.other_gateways import FIND_TAKEN, FORGET_TAKEN, KEEP, TICKET
+from weft.gateway.event_copies.kept_copies import CopyBatch, EventKind, KeptCopies
+from weft.gateway.event_copies.other_gateways import FIND_TAKEN, FORGET_TAKEN, KEEP, READ, TICKET
 from weft.gateway.lambda_api.http import LambdaRequest
 from weft.objects.errors import Forbidden, InvalidInput
 from weft.serving.answer import Answer
 from weft.trust.tickets import check_gateway_ticket
 
-PATHS = (KEEP, FIND_TAKEN, FORGET_TAKEN)
+PATHS = (KEEP, FIND_TAKEN, FORGET_TAKEN, READ)
 T = TypeVar("T")
 
 
@@ -36,6 +36,8 @@ class EventCopyApi:
             answer = await self._copies.keep(batch)
         elif request.path == FIND_TAKEN:
             answer = await self._copies.find_taken(owner, _read(request, list[str])[:AT_ONCE])
+        elif request.path == READ:
+            answer = await self._copies.read(*_read(request, tuple[EventKind, int]))
         else:
             await self._copies.forget_taken(owner)
         return Answer(200, msgspec.msgpack.encode(answer), ())

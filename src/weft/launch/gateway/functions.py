@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weft.client.context import Context
 from weft.client.server.others import OtherServers
 from weft.contracts.clock import Clock
 from weft.contracts.function_placement import KINDS, PlacementQuery, Ranking
 from weft.gateway.event_copies.copying import Copying
-from weft.gateway.event_copies.other_gateways import OtherGateways
+from weft.gateway.event_copies.other_gateways import OtherGateways, make_gateway_context
 from weft.gateway.event_copies.record import CopyRecords
 from weft.gateway.function.service import FunctionService, make_view
 from weft.gateway.function.streams import FunctionStreams
@@ -28,7 +27,6 @@ from weft.informer.cache import Cache, whole
 from weft.informer.view import Changed, View
 from weft.kinds.token import TOKENS_BY_KEY
 from weft.launch.server.membership.identity import keep_identity
-from weft.objects.identity import SERVER_NAME, ServerIdentity
 from weft.protocol.function_counts import name_gateway
 from weft.store.remote import RemoteStore
 
@@ -129,8 +127,6 @@ def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: by
     name = name_gateway(own)
     service = FunctionService(store, cache, places, clock, ticket_key=ticket_key, folder=folder, name=name)
 
-    def make_context(url: str, _: ServerIdentity) -> Context:
-        return Context(server=url, ca=(state / "ca.crt").read_text(), server_name=SERVER_NAME)
-
-    others = OtherGateways(store, own, ticket_key, lambda find: OtherServers(own, make_context, find, clock), clock)
+    context = make_gateway_context(state / "ca.crt")
+    others = OtherGateways(store, own, ticket_key, lambda find: OtherServers(own, context, find, clock), clock)
     return GatewayFunctions(service, folder, clock, (others, ticket_key))

@@ -24,9 +24,10 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.durable_file import name_replaced, write_durably
 from weft.contracts.store import Store
 from weft.controllers.failover.restored import hold_restored, list_unknown
-from weft.gateway.function_events.backup import put_rows, read_rows
+from weft.gateway.function_events.backup import put_rows
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.process.amounts import Parser
+from weft.launch.server.backup_events import EVENTS, gather_events
 from weft.launch.server.backup_repository import ServerBackups, is_repository
 from weft.launch.server.lock import hold_server
 from weft.launch.server.membership.removal import FILE as REMOVED
@@ -39,7 +40,6 @@ from weft.store.remote import RemoteStore
 
 FILES = ("ca.crt", "ca.key")  # what can't be recreated, unlike the rest of the state folder
 BLOBS = "images"  # of which only functions' code can't be fetched again
-EVENTS = "gateway/events.db"  # functions' events that wait
 MOST_SHOWN = 5  # names
 ASK_SECONDS = 1.0
 SEAL = "seal.key"  # likewise, where something was sealed
@@ -153,7 +153,10 @@ async def _backup(options: argparse.Namespace, clock: Clock) -> int:
         )
     there = [name for name in (*FILES, SEAL) if (options.state / name).exists()]
     files = {name: (options.state / name).read_text() for name in there}
-    async with _opened(options.state, options.store, clock) as store:
+    async with (
+        _opened(options.state, options.store, clock) as store,
+        gather_events(options.state, store, clock) as events,
+    ):
         backup = await write_backup(
             options.file,
             store,
@@ -161,9 +164,15 @@ async def _backup(options: argparse.Namespace, clock: Clock) -> int:
             weft=weft.__version__,
             taken_at=clock.now(),
             uploads=options.state / BLOBS / CODE_FOLDER,
-            rows=lambda: read_rows(options.state / EVENTS),
+            rows=events.read,
         )
     print(f"{_describe(backup)} → {options.shown} ({format_bytes(options.file.stat().st_size)})")
+    if events.away:
+        names = ", ".join(events.away)
+        print(
+            f"Away: {names}. Of functions' events that wait there, it has those that others have copies of.",
+            file=sys.stderr,
+        )
     return 0
 
 
