@@ -127,8 +127,8 @@ def _failed(call: Call) -> WeftError:
 
 
 def _log_request(context: ApiContext, log_line: LogLine, call: Call, status: int, seconds: float) -> None:
-    """Log one line; of reads and heartbeats only at level debug."""
-    quiet = status < 400 and (call.method == "GET" or call.path.endswith((":report", ":traces")))
+    """Log one line; of reads, heartbeats and samples only at level debug."""
+    quiet = status < 400 and (call.method == "GET" or call.path.endswith((":report", ":traces", "/history/samples")))
     if quiet and not _log.isEnabledFor(logging.DEBUG):
         return
     actor: Actor | None = call.known_actor

@@ -22,7 +22,7 @@ from weft.telemetry.metrics.database import Database
 from weft.telemetry.metrics.moments import LATE_SECONDS, Moment, list_missing, read_moments, unpack_samples
 
 EVERY_SECONDS = 5.0
-SETTLED_SECONDS = 30.0  # after which samples that are not here were lost on their way
+SETTLED_SECONDS = 10.0  # after which samples that are not here were lost on their way, or never sent
 OVERLAP_SECONDS = 600.0
 DOUBT_SECONDS = 30.0  # before a start of the database: what a killed one had just taken may be there in part
 PIECE_SECONDS = 3600.0  # that are copied together
@@ -94,7 +94,8 @@ class HistoryCopies:
             database = history.find()
             is_new = database.started_at != self._started.get(name)
             doubtful = (database.started_at - DOUBT_SECONDS, database.started_at) if is_new else (0.0, 0.0)
-            until, reached = self._clock.now() - SETTLED_SECONDS, dict[str, float]()
+            now, reached = self._clock.now(), dict[str, float]()
+            until = max(now - SETTLED_SECONDS, min(now, database.started_at))  # before its start nothing was sent to it
             for start, end in _list_days(self._find_start(name, history, doubtful[0] or until), until):
                 theirs = await self._ask_moments(name, start, end)
                 own = await read_moments(history.asker, database, start, end)

@@ -28,6 +28,8 @@ from weft.contracts.history import History
 from weft.contracts.journal import Journal
 from weft.contracts.store import Store
 from weft.contracts.trace.span import Tracer
+from weft.controllers.alert.controller import Unevaluated
+from weft.controllers.alert.standby import keep_rules
 from weft.controllers.file.copies import FileCopies
 from weft.controllers.metrics.spreader import Spreader
 from weft.controllers.receiver.destination import Network
@@ -103,14 +105,16 @@ async def decide(
     controllers: Sequence[Registered] = CONTROLLERS,
     server: str = "",
 ) -> None:
-    """Run scheduler and ``controllers`` for ever, one leadership after the other, and keep the files of ``server`` all the time.
-    ``holder`` must be this one's alone."""
+    """Run scheduler and ``controllers`` for ever, one leadership after the other, and keep files and alert rules of ``server`` all
+    the time. ``holder`` must be this one's alone."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run())
         if needs.files is not None:
             group.create_task(FileCopies(needs.images, server, needs.files, store, cache, clock).run())
+        if needs.evaluator is not None and not isinstance(needs.evaluator, Unevaluated):
+            group.create_task(keep_rules(needs.evaluator, cache, clock))
         try:
             while True:
                 await lease.begin()
