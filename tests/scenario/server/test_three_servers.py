@@ -228,8 +228,9 @@ def test_what_a_fabric_of_members_refuses(tmp_path: Path) -> None:
         fabric.join(3)
         assert json.loads((tmp_path / "s1" / "etcd" / "member.json").read_bytes())["has_vote"]
         fabric.servers["s3"].kill()
-        with pytest.raises(Unavailable):  # one of two is no majority
+        with pytest.raises(Unavailable) as refused:  # one of two is no majority
             first.create({"kind": "volume", "name": "v", "spec": {"size": "1G"}})
+        assert refused.value.hint == "more than half of its members must run: start the servers that are away"
         data = tmp_path / "s3" / "etcd" / "data"
         data.rename(tmp_path / "lost")
         fabric.servers["s3"].start()

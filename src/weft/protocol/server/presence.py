@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 LEASE_PREFIX = "server/"  # before the server's name
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = 10.0
 MOST_PLACE = 300  # characters of an address
 MOST_ADDRESSES = 64  # of one server's machine; more are not known to others
 

@@ -39,6 +39,8 @@ _OPTIONS = (
 _FIRST_ATTEMPT_SECONDS = 1.5  # an election of our own members takes 1 to 2.5
 _LONGER = 1.5  # times as long is each attempt than the one before: a busy member needs time rather than more requests
 _AGAIN_SECONDS = 0.1
+_ELECTION_SECONDS = 5.0  # at most, on a machine that isn't hopelessly overloaded
+_MAJORITY = "more than half of its members must run: start the servers that are away"
 _SEEK_AGAIN_SECONDS = 2.0  # after a leader that was not found, or failed
 _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _REFUSED = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
@@ -88,6 +90,7 @@ class EtcdConnection:
         self._election = 0  # in which the leader was sought
         self._seek_at = 0.0
         self._seeking: asyncio.Task[None] | None = None
+        self._leaderless_at: float | None = None  # since when no member has known a leader
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -197,12 +200,14 @@ class EtcdConnection:
                 )
                 self.newest_revision = max(self.newest_revision, answer.header.revision)
                 self._consider(answer.header.raft_term)
+                self._leaderless_at = None
                 return answer
             except grpc.aio.AioRpcError as problem:
                 if problem.code() in refused:
                     raise EtcdRefused(problem.details() or "") from None
                 if problem.code() in _AGAIN and leader is not None and leader is self._leader:
                     self._forget_leader()
+                self._note_leaderless(problem)
                 if problem.code() not in _AGAIN or self._clock.elapsed() + _AGAIN_SECONDS >= ends_at:
                     raise self._translate(problem) from problem
                 if problem.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -211,6 +216,16 @@ class EtcdConnection:
                 self._check_cancelled()
                 raise
             await self._clock.sleep(_AGAIN_SECONDS)
+
+    def _note_leaderless(self, problem: grpc.aio.AioRpcError) -> None:
+        """Raise StoreUnavailable once there has been no leader for longer than an election takes: there won't be one soon."""
+        if not (problem.details() or "").endswith("no leader"):
+            return
+        now = self._clock.elapsed()
+        if self._leaderless_at is None:
+            self._leaderless_at = now
+        elif now - self._leaderless_at >= _ELECTION_SECONDS:
+            raise StoreUnavailable(f"etcd {self.name} has no leader", hint=_MAJORITY) from problem
 
     def _consider(self, election: int) -> None:
         """Look for the leader when another one may have been elected."""
@@ -302,8 +317,10 @@ class EtcdConnection:
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = f"no answer in {self._timeout_seconds:g} s"
+        alone = len(self._endpoints) == 1 and not details.endswith("no leader")
         return StoreUnavailable(
-            f"etcd {self.name}: {details or code.name}", hint="check that etcd runs and has a leader"
+            f"etcd {self.name}: {details or code.name}",
+            hint="check that etcd runs and has a leader" if alone else _MAJORITY,
         )
 
 
