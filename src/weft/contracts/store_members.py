@@ -25,11 +25,6 @@ class StoreMembers(Protocol):
         """Add a learner at HOST:PORT; all members with it. Raises IllegalTransition while there is another one."""
         ...
 
-    async def measure(self, address: str) -> int:
-        """Bytes of disk that the store takes at the member at HOST:PORT, as it says itself. Raises StoreUnavailable when it doesn't
-        answer within seconds, whatever the others do."""
-        ...
-
     async def promote(self, member_id: int) -> bool:
         """Give the learner a vote; False while it doesn't have all that was written yet."""
         ...

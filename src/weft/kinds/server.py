@@ -23,6 +23,15 @@ class ServerMarks(msgspec.Struct, kw_only=True):
     )
 
 
+class StoreUse(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Sizes are rounded up."""
+
+    size: int = 0  # bytes of its file
+    used: int = 0  # bytes of that, which aren't free
+    quota: int = 0  # bytes of its file, beyond which it takes no writes; 0: unknown
+    problem: Annotated[str, msgspec.Meta(max_length=300)] = ""  # why it takes no writes, or soon none
+
+
 class ServerStatus(msgspec.Struct, kw_only=True):
     phase: Annotated[str, words("Ready", "NotReady")] = "NotReady"
     message: str = ""
@@ -33,8 +42,8 @@ class ServerStatus(msgspec.Struct, kw_only=True):
     api_ports: list[int] = []  # of its API and its streams
     function_ports: list[int] = []
     leads: list[str] = []  # leader leases that it holds
+    store: StoreUse | None = None  # its member of the store, or the etcd that it asks
     release: str = ""
-    store_used_percent: int = 0  # of the space of its member of the store
     clock_ahead: int = 0  # seconds that its clock is ahead of the leading server's; 0 if they agree to some seconds
     started_at: float = 0.0  # unix seconds
     since: float = 0.0  # of the phase
@@ -61,7 +70,7 @@ SERVER = Kind(
         removable=True,
         status_writer="servers",
         mark_writers={"member": ("api", "servers")},
-        condition_writers={"Ready": "servers"},
+        condition_writers={"Ready": "servers", "StoreHasSpace": "servers"},
     ),
     display=Display(
         columns=(

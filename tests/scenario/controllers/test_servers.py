@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.scenario.controllers_lab import Lab
 
-from weft.kinds.server import ServerStatus
+from weft.kinds.server import ServerStatus, StoreUse
 from weft.launch.server.membership.presence import keep_presence
 from weft.objects.envelope import decode_part
 from weft.objects.errors import InUse
@@ -55,11 +55,16 @@ async def test_each_server_is_shown_with_its_address_and_one_that_ends_is_not_re
             return (await read_servers(lab))["s2"].addresses == ["10.0.0.2", "10.0.0.3"]
 
         await lab.until(moved)
-        said["s2"] = Presence("uid-s2", trouble="its member of the store doesn't answer", store_used_percent=81)
+        said["s2"] = Presence(
+            "uid-s2",
+            trouble="its member of the store doesn't answer",
+            store=StoreUse(used=81, quota=100, problem="full"),
+        )
 
         async def troubled() -> bool:
-            found = (await read_servers(lab))["s2"]
-            return (found.phase, found.store_used_percent) == ("NotReady", 81)
+            found, shown = (await read_servers(lab))["s2"], await lab.every("server")
+            full = [has_space.message for one in shown if (has_space := one.condition("StoreHasSpace")) is not None]
+            return found.phase == "NotReady" and full == ["full"] and "StoreNearlyFull" in lab.journal.reasons("s2")
 
         await lab.until(troubled)
         assert (await read_servers(lab))["s2"].message == "its member of the store doesn't answer"

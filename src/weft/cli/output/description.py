@@ -111,6 +111,8 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
             return format_duration(value)
         if path.startswith("spec.resources."):
             return format_amount(value)
+        if path.startswith("status.store."):
+            return format_bytes(value)
         if path.startswith("spec.overcommit."):
             return f"{value:g}"
         if name.endswith("_per_second"):

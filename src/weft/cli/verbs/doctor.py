@@ -29,7 +29,7 @@ from weft.protocol.server.join import warn_of_even
 
 _CLOCK_SECONDS = 30.0
 _SLOW_STORE_MS = 100.0
-_FULL_PERCENT, _FULLER_PERCENT = 70, 90  # of the store's space
+_FULL_PERCENT = 70  # of the store's quota
 _SIGNS = {"ok": "✓", "note": "!", "broken": "✗"}
 _COLORS = {"ok": "green", "note": "yellow", "broken": "red"}
 # What a machine that runs guests needs: the program, its Debian package.
@@ -159,11 +159,12 @@ def judge_servers(servers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     members = sum(bool(dig(server, "marks.member")) for server in servers)
     if members and (warning := warn_of_even(members)):
         yield Finding("servers", "note", warning, "weft token create --use server prints the command for another one")
-    used = max((dig(server, "status.store_used_percent", 0) for server in servers), default=0)
-    if used >= _FULL_PERCENT:
-        fact = f"{used} % of its space is used; when it is full, nothing can be changed"
-        state = "broken" if used >= _FULLER_PERCENT else "note"
-        yield Finding("store", state, fact, "delete what isn't needed, then etcdctl defrag")
+    for server in servers:
+        used, quota = dig(server, "status.store.used", 0), dig(server, "status.store.quota", 0)
+        if problem := dig(server, "status.store.problem", ""):
+            yield Finding("store", "broken", f"server {server['name']}: {problem}")
+        elif quota and used >= quota * _FULL_PERCENT / 100:
+            yield Finding("store", "note", f"server {server['name']}: {used / quota:.0%} of its quota is used")
 
 
 def _restart(what: str) -> str:

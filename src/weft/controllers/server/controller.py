@@ -28,8 +28,8 @@ _SAID = (
     "addresses",
     "api_ports",
     "function_ports",
+    "store",
     "release",
-    "store_used_percent",
     "started_at",
 )
 AGREE_SECONDS = 5  # of two clocks: a lease's age is known to a second or two
@@ -103,12 +103,16 @@ def plan_server(
         return None
     ready = Condition("Ready", "True" if phase == "Ready" else "False", phase, status.message, now)
     draft = Draft()
-    draft.change(server, status=status, conditions=[ready], marks=marks)
+    conditions = [ready]
+    if status.store is not None:
+        problem = status.store.problem
+        conditions.append(Condition("StoreHasSpace", "False" if problem else "True", "", problem, now))
+    draft.change(server, status=status, conditions=conditions, marks=marks)
     return draft.commit(server.key, list(list_events(server, former, status)))
 
 
 def list_events(server: Item, former: ServerStatus, status: ServerStatus) -> Iterable[Event]:
-    """The events of a new phase, and of a new leader."""
+    """The events of a new phase, of a store that fills up, and of a new leader."""
     ref, name = server.envelope.ref, server.envelope.name
     if status.phase != former.phase or not former.since:
         good = status.phase == "Ready"
@@ -119,5 +123,8 @@ def list_events(server: Item, former: ServerStatus, status: ServerStatus) -> Ite
             ref,
             SOURCE,
         )
+    was, problem = (one.store.problem if one.store else "" for one in (former, status))
+    if problem and not was:
+        yield Event("Warning", "StoreNearlyFull", problem, ref, SOURCE)
     if former.since and status.leads and not former.leads:
         yield Event("Normal", "ServerLeads", f"server {name} leads: {', '.join(status.leads)}", ref, SOURCE)

@@ -13,7 +13,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 
@@ -36,11 +36,12 @@ from weft.launch.process.log import GatheringHandler, gather_logs
 from weft.launch.server.logs import keep_log, open_logs
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.membership.keys import read_keys
-from weft.launch.server.membership.members import OwnMember, check_member, keep_member
+from weft.launch.server.membership.members import OwnMember, check_member
 from weft.launch.server.membership.presence import keep_presence
 from weft.launch.server.membership.removal import Removed, note_removal
+from weft.launch.server.membership.upkeep import keep_store
 from weft.launch.server.traces import make_tracer, open_traces
-from weft.launch.store.engine import MEMBERS, make_store, remember_store
+from weft.launch.store.engine import MEMBERS, SQLITE, make_store, remember_store
 from weft.launch.store.member import read_member
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
@@ -57,13 +58,12 @@ from weft.trust.seal import read_seal_key
 from weft.trust.tickets import read_ticket_key
 
 ADDRESSES_EVERY_SECONDS = 5.0
-SWITCHED_SECONDS = 0.5  # how soon another store is noticed
 
 
 def run_api(options: argparse.Namespace) -> int:
     """Serve until a signal ends it; the exit status. ``options`` are those of ``weft server``: state, store, listen,
     gateway, functions, metrics, metrics_keep, publish_on, audit_keep, audit_most, audit_syslog, user_token_life, most_objects,
-    writes_per_second, log_size, log_age, traces, traces_sample, context, network."""
+    writes_per_second, store_quota, log_size, log_age, traces, traces_sample, context, network."""
     logs = gather_logs()
     logs.keep = keep_log(options.state, "api", SystemClock(), listens=False).put
     raise_descriptor_limit()
@@ -190,7 +190,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         started_at, listeners = clock.now(), [socket.getsockname()[:2] for socket in sockets]
 
         def find_presence() -> Presence:
-            own = read_own_addresses()
+            own, present = read_own_addresses(), cast("Any", store.store)
             api_ports, function_ports = list_ports(settings)
             return Presence(
                 uid=identity.uid,
@@ -201,16 +201,16 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
                 api_ports=api_ports[:MOST_ADDRESSES],
                 function_ports=function_ports[:MOST_ADDRESSES],
                 member=read_member(state).place.client if store.url == MEMBERS else "",
+                store=None if store.url == SQLITE else present.space.use,
                 release=weft.__version__,
                 started_at=started_at,
                 trouble=own_member.trouble if store.url == MEMBERS else "",
-                store_used_percent=own_member.used_percent,
                 sent_at=clock.now(),
             )
 
         serving = [
             asyncio.create_task(keep_presence(store, identity, find_presence, clock)),
-            asyncio.create_task(keep_own_member(store, context, state, own_member, clock)),
+            asyncio.create_task(keep_store(store, context, state, own_member, options.store_quota, clock)),
         ]
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         flushing = asyncio.create_task(logs.keep_flushing(clock))
@@ -248,26 +248,6 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         await asyncio.to_thread(own_logs.close)
         await asyncio.to_thread(journal.close)
         await store.close()
-
-
-async def keep_own_member(
-    store: StoreSwitch, context: ApiContext, state: Path, own_member: OwnMember, clock: Clock
-) -> None:
-    """Keep the server among the members of the store while that is one of members, for ever. Raises Removed once it was."""
-    while True:
-        if store.url == MEMBERS:
-            present: Any = store.store
-            context.members = present.members
-            keeping = asyncio.create_task(keep_member(present, state, own_member, clock))
-            try:
-                while store.store is present and not keeping.done():
-                    await clock.sleep(SWITCHED_SECONDS)
-                if keeping.done():
-                    keeping.result()
-            finally:
-                keeping.cancel()
-            context.members = None
-        await clock.sleep(SWITCHED_SECONDS)
 
 
 async def keep_place(context: ApiContext, clock: Clock) -> None:

@@ -28,6 +28,7 @@ from weft.launch.process.settings import CONFIG, Program, Settings, add_show, fi
 from weft.launch.server.metrics import PROGRAM, require_program
 from weft.launch.server.traces import LOCAL, NO_TRACES
 from weft.launch.store.engine import WORDS, find_endpoints, is_remembered, recall_store
+from weft.launch.store.etcd import QUOTA_BYTES
 from weft.objects.errors import InvalidInput
 from weft.telemetry.audit.log import FILE_BYTES
 from weft.telemetry.audit.target import read_target
@@ -74,6 +75,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="where objects are kept: sqlite or etcd (in the state folder), members (an etcd of which each server keeps a"
         " member, from weft server init), or etcd://HOST:PORT[,HOST:PORT…]"
         " (default: as before; sqlite for a new server)",
+    )
+    parser.add_argument(
+        "--store-quota",
+        metavar="SIZE",
+        type=size(16 << 20),
+        default=QUOTA_BYTES,
+        help="how large the etcd of --store etcd or members may become before it takes no writes; the same at all servers"
+        " (default 4G)",
     )
     parser.add_argument(
         "--listen",

@@ -59,8 +59,9 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
     def supervise(name: str, plan: Sequence[str] | Callable[[], Command]) -> Supervisor:
         return Supervisor(name, plan, clock, lambda: not is_removed(state), note)
 
-    plan_own(options.store, state, clock)  # what is missing is said before anything starts
-    etcd = Supervisor("etcd", partial(_plan_etcd, state, clock), clock, lambda: _needs_etcd(state), note)
+    plan_own(options.store, state, clock, options.store_quota)  # what is missing is said before anything starts
+    plan = partial(_plan_etcd, state, clock, options.store_quota)
+    etcd = Supervisor("etcd", plan, clock, lambda: _needs_etcd(state), note)
     supervisors = [etcd]
     evaluators = []
     if find_unfit(options.metrics, options.database) is None:
@@ -82,9 +83,9 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
         ending.cancel()
 
 
-def _plan_etcd(state: Path, clock: Clock) -> Command:
+def _plan_etcd(state: Path, clock: Clock, quota_bytes: int) -> Command:
     """The command of the etcd that the server itself keeps now."""
-    plan = plan_own(find_own_etcd(state) or SQLITE, state, clock)
+    plan = plan_own(find_own_etcd(state) or SQLITE, state, clock, quota_bytes)
     return plan() if callable(plan) else Command(plan or ["true"])
 
 

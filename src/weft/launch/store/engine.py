@@ -17,7 +17,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Refill, Store
 from weft.launch.process.supervisor import Command, Supervisor, supervising
-from weft.launch.store.etcd import find_socket, plan_etcd
+from weft.launch.store.etcd import QUOTA_BYTES, find_socket, plan_etcd
 from weft.launch.store.member import Member, plan_member, read_member, renew_certificate
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.objects.identity import MEMBER_NAME
@@ -120,13 +120,15 @@ async def running(url: str, state: Path, clock: Clock) -> AsyncIterator[None]:
         yield
 
 
-def plan_own(url: str, state: Path, clock: Clock) -> Sequence[str] | Callable[[], Command] | None:
+def plan_own(
+    url: str, state: Path, clock: Clock, quota_bytes: int = QUOTA_BYTES
+) -> Sequence[str] | Callable[[], Command] | None:
     """The command of the etcd that the server itself keeps; of a member it changes with the others. Raises Unavailable when there
     is no etcd on this machine."""
     if url == MEMBERS:
         read_member(state)
-        return lambda: Command(plan_member(state, clock))
-    return plan_etcd(state) if url == ETCD else None
+        return lambda: Command(plan_member(state, clock, quota_bytes))
+    return plan_etcd(state, quota_bytes) if url == ETCD else None
 
 
 async def try_store(url: str, state: Path, clock: Clock) -> None:

@@ -27,7 +27,7 @@ def find_socket(state: Path) -> str:
     return path
 
 
-def plan_etcd(state: Path) -> list[str]:
+def plan_etcd(state: Path, quota_bytes: int = QUOTA_BYTES) -> list[str]:
     """The command that runs it in the foreground. Raises Unavailable when there is no etcd on this machine."""
     program = find_etcd()
     folder = str((state / "etcd").absolute())
@@ -39,7 +39,7 @@ def plan_etcd(state: Path) -> list[str]:
         *(program, "--name", "weft", "--data-dir", f"{folder}/data"),
         *("--listen-client-urls", client, "--advertise-client-urls", client),
         *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"weft={peer}"),
-        *("--quota-backend-bytes", str(QUOTA_BYTES), "--snapshot-count", "10000"),
+        *("--quota-backend-bytes", str(quota_bytes), "--snapshot-count", "10000"),
     ]
 
 

@@ -18,7 +18,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.durable_file import name_replaced, write_durably
 from weft.contracts.store_members import StoreMember
 from weft.drivers.linux.addresses import read_own_addresses
-from weft.launch.store.etcd import QUOTA_BYTES, find_etcd
+from weft.launch.store.etcd import find_etcd
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.protocol.server.join import MemberPlace
 from weft.trust.ca import Authority
@@ -115,7 +115,7 @@ def join_member(state: Path, name: str, place: MemberPlace, others: Mapping[str,
     write_member(state, Member(name, place, dict(others)))
 
 
-def plan_member(state: Path, clock: Clock) -> list[str]:
+def plan_member(state: Path, clock: Clock, quota_bytes: int) -> list[str]:
     """The command that runs it in the foreground, with a certificate that is good for a month at least. Raises Unavailable when it
     can't be run here."""
     program, member, folder = find_etcd(), read_member(state), (state / FOLDER).absolute()
@@ -140,7 +140,7 @@ def plan_member(state: Path, clock: Clock) -> list[str]:
         # Any address may be a member's that has a certificate of this CA: a machine has several.
         "--experimental-peer-skip-client-san-verification",
         *("--pre-vote", "--grpc-keepalive-min-time", "1s"),
-        *("--quota-backend-bytes", str(QUOTA_BYTES), "--snapshot-count", "10000"),
+        *("--quota-backend-bytes", str(quota_bytes), "--snapshot-count", "10000"),
     ]
 
 

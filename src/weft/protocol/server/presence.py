@@ -7,6 +7,8 @@ from typing import Annotated
 
 import msgspec
 
+from weft.kinds.server import StoreUse
+
 LEASE_PREFIX = "server/"  # before the server's name
 LEASE_SECONDS = 10.0
 MOST_PLACE = 300  # characters of an address
@@ -22,10 +24,10 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
     addresses: Annotated[list[str], msgspec.Meta(max_length=MOST_ADDRESSES)] = []  # IPv4, of its machine
     api_ports: Annotated[list[int], msgspec.Meta(max_length=MOST_ADDRESSES)] = []  # of its API and its streams
     function_ports: Annotated[list[int], msgspec.Meta(max_length=MOST_ADDRESSES)] = []
+    store: StoreUse | None = None
     release: Annotated[str, msgspec.Meta(max_length=64)] = ""
     started_at: float = 0.0  # unix seconds
     trouble: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # why it isn't Ready, though it runs
-    store_used_percent: int = 0  # of the space of its member of the store
     sent_at: float = 0.0  # unix seconds, by its clock
     is_known: bool = False  # it has seen its object: if that is gone, people have deleted it
 

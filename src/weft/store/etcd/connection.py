@@ -79,7 +79,8 @@ class EtcdConnection:
     ) -> None:
         self.name = ",".join(endpoints)
         self.newest_revision = 0  # in any answer so far
-        self._endpoints = endpoints
+        self.full_hint = "compact and defragment it, then end its alarm: etcdctl alarm disarm"
+        self.endpoints = endpoints
         self._tls = tls
         self._clock = SystemClock()  # gRPC counts by it, too
         self._keepalive_seconds = keepalive_seconds
@@ -95,7 +96,7 @@ class EtcdConnection:
 
     async def open(self) -> None:
         """Make the channel; raises StoreUnavailable when a name can't be resolved. Only calls show whether etcd answers."""
-        self._channel = await self._make_channel(self._endpoints)
+        self._channel = await self._make_channel(self.endpoints)
         self._calls = _make_calls(self._channel)
         self._calls["Watch"] = self._channel.stream_stream(
             "/etcdserverpb.Watch/Watch", wire.WatchRequest.SerializeToString, wire.WatchResponse.FromString
@@ -106,16 +107,16 @@ class EtcdConnection:
         """Use other endpoints from now on. Watches end with StoreUnavailable; calls under way end by their deadline."""
         former = self._channel
         self._check_open()
-        self.name, self._endpoints, self._tls = ",".join(endpoints), endpoints, tls
+        self.name, self.endpoints, self._tls = ",".join(endpoints), endpoints, tls
         await self.open()
         await self._end_seeking()
         self._forget_leader()
         if former is not None:
             self._retire(former)
 
-    def only_at(self, endpoint: str) -> EtcdConnection:
-        """Another connection, not yet open, to the one member at ``endpoint``, which is given one short attempt."""
-        return EtcdConnection([endpoint], self._tls, _FIRST_ATTEMPT_SECONDS, self._keepalive_seconds)
+    def at(self, endpoint: str, timeout_seconds: float) -> EtcdConnection:
+        """A connection of its own to one of the endpoints, which isn't open yet."""
+        return EtcdConnection([endpoint], self._tls, timeout_seconds)
 
     @property
     def closed(self) -> bool:
@@ -142,9 +143,9 @@ class EtcdConnection:
         """Ask about the cluster's members. Raises EtcdRefused."""
         return await self._call(f"Cluster/{method}", request, _REFUSED)
 
-    async def measure(self) -> Any:
-        """How the member that answers is."""
-        return await self._call("Maintenance/Status", wire.StatusRequest())
+    async def maintain(self, method: str, request: Any) -> Any:
+        """Ask a member for its upkeep, in one attempt with the whole time: it isn't asked twice. Raises EtcdRefused."""
+        return await self._call(f"Maintenance/{method}", request, _REFUSED, first_seconds=self._timeout_seconds)
 
     async def watch(self, key: bytes, range_end: bytes, start_revision: int) -> AsyncGenerator[Any, None]:
         """WatchResponses from ``start_revision`` on, the first one says that the watch stands.
@@ -187,9 +188,15 @@ class EtcdConnection:
         if channel is not None:
             await channel.close()
 
-    async def _call(self, path: str, request: Any, refused: Sequence[grpc.StatusCode] = ()) -> Any:
+    async def _call(
+        self,
+        path: str,
+        request: Any,
+        refused: Sequence[grpc.StatusCode] = (),
+        first_seconds: float = _FIRST_ATTEMPT_SECONDS,
+    ) -> Any:
         ends_at = self._clock.elapsed() + self._timeout_seconds
-        longest = _FIRST_ATTEMPT_SECONDS
+        longest = first_seconds
         while True:
             self._check_open()
             left, leader = ends_at - self._clock.elapsed(), self._leader
@@ -229,7 +236,7 @@ class EtcdConnection:
 
     def _consider(self, election: int) -> None:
         """Look for the leader when another one may have been elected."""
-        known = election == self._election or len(self._endpoints) == 1
+        known = election == self._election or len(self.endpoints) == 1
         if known or self._seeking is not None or self._channel is None:
             return
         if self._clock.elapsed() >= self._seek_at:
@@ -240,7 +247,7 @@ class EtcdConnection:
     async def _seek_leader(self) -> None:
         """Ask the members in turn which of them leads."""
         try:
-            for endpoint in self._endpoints:
+            for endpoint in self.endpoints:
                 channel = await self._make_channel([endpoint])
                 calls = _make_calls(channel)
                 try:
@@ -312,9 +319,7 @@ class EtcdConnection:
         if code is grpc.StatusCode.OUT_OF_RANGE:
             return gone(details.rpartition(": ")[2])
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "space exceeded" in details:
-            return StoreFull(
-                f"etcd {self.name} has used up its quota", hint="compact and defragment it: etcdctl defrag"
-            )
+            return StoreFull(f"etcd {self.name} has used up its quota, and takes no writes", hint=self.full_hint)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = f"no answer in {self._timeout_seconds:g} s"
         alone = len(self._endpoints) == 1 and not details.endswith("no leader")
@@ -338,6 +343,9 @@ def _make_calls(channel: grpc.aio.Channel) -> dict[str, Any]:
             ("Cluster/MemberRemove", wire.MemberRemoveRequest, wire.MembersResponse),
             ("Cluster/MemberPromote", wire.MemberPromoteRequest, wire.MembersResponse),
             ("Maintenance/Status", wire.StatusRequest, wire.StatusResponse),
+            ("Maintenance/Alarm", wire.AlarmRequest, wire.AlarmResponse),
+            ("Maintenance/Defragment", wire.DefragmentRequest, wire.DefragmentResponse),
+            (f"Maintenance/{wire.HAND_OVER}", wire.HandOverRequest, wire.HandOverResponse),
         )
     }
 

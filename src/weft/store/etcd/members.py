@@ -45,15 +45,6 @@ class EtcdMembers:
                 ) from None
             raise
 
-    async def measure(self, address: str) -> int:
-        own = self._connection.only_at(address)
-        await own.open()
-        try:
-            size: int = (await own.measure()).db_size
-        finally:
-            await own.close()
-        return size
-
     async def promote(self, member_id: int) -> bool:
         try:
             await self._connection.ask("MemberPromote", wire.MemberPromoteRequest(id=member_id))

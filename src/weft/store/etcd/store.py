@@ -30,6 +30,7 @@ from weft.contracts.store import (
     Page,
     Precondition,
     PreconditionFailed,
+    StoreFull,
     Write,
 )
 from weft.objects.errors import StoreUnavailable
@@ -40,6 +41,7 @@ from weft.store.etcd.history import EtcdHistory
 from weft.store.etcd.leases import EtcdLeases, end_of
 from weft.store.etcd.members import EtcdMembers
 from weft.store.etcd.places import Places
+from weft.store.etcd.space import EtcdSpace
 from weft.store.etcd.transaction import find_value, is_absent, put, read
 from weft.store.limits import check_commit, check_key, check_limit, check_prefix
 from weft.store.watches import Watches
@@ -78,6 +80,7 @@ class EtcdStore:
         self._leases = EtcdLeases(self._connection, self._clock, self._places.leases)
         self._commits = Commits(self._connection, self._clock, self._leases, self._places.of_key, self._places.marks)
         self.members = EtcdMembers(self._connection)
+        self.space = EtcdSpace(self._connection, self.compact, self._clock)
         self._history = EtcdHistory(self._connection, self._entries, end_of(self._entries))
         self._epoch = ""
         self._base = 0  # what weft's numbers are more than etcd's
@@ -217,13 +220,19 @@ class EtcdStore:
     async def _begin(self) -> None:
         """Learn the epoch, or write the first one; watches begun before end, those from now on start at the mark."""
         key, refilling = self._places.epoch, self._places.refilling
-        await self._connection.transact([is_absent(key)], [put(key, make_epoch().encode())], [])
-        answer = await self._connection.transact(
-            [is_absent(refilling)], [put(self._entries, b""), read(self._places.base), read(key)], [read(refilling)]
-        )
+        reads = [read(self._places.base), read(key)]
+        try:
+            await self._connection.transact([is_absent(key)], [put(key, make_epoch().encode())], [])
+            answer = await self._connection.transact(
+                [is_absent(refilling)], [*reads, put(self._entries, b"")], [read(refilling)]
+            )
+        except StoreFull:  # all that is there can be read; a transaction that might write is refused
+            answer = await self._connection.transact([is_absent(refilling)], reads, [read(refilling)])
+            if answer.succeeded and find_value(answer.responses[1]) is None:
+                raise
         if not answer.succeeded:
             raise self._refuse(find_value(answer.responses[0]))
-        base, kv = (find_value(response) for response in answer.responses[1:])
+        base, kv = (find_value(response) for response in answer.responses[:2])
         assert kv is not None
         mark = answer.header.revision
         # a snapshot put into another cluster is another history, too

@@ -43,7 +43,16 @@ _TABLE: dict[str, str] = {
     "MemberPromoteRequest": "id uint64 1",
     "MembersResponse": "header Header 1, members *Member 2",
     "StatusRequest": "",
-    "StatusResponse": "header Header 1, db_size int64 3, leader uint64 4",
+    "StatusResponse": (
+        "header Header 1, size int64 3, leader uint64 4, errors *string 8, used int64 9, is_learner bool 10"
+    ),
+    "AlarmRequest": "action int32 1, member_id uint64 2, alarm int32 3",
+    "AlarmMember": "member_id uint64 1, alarm int32 2",
+    "AlarmResponse": "header Header 1, alarms *AlarmMember 2",
+    "DefragmentRequest": "",
+    "DefragmentResponse": "header Header 1",
+    "HandOverRequest": "target_id uint64 1",
+    "HandOverResponse": "header Header 1",
 }
 
 
@@ -62,7 +71,12 @@ MemberListRequest, MemberAddRequest = _classes["MemberListRequest"], _classes["M
 MemberAddResponse, MembersResponse = _classes["MemberAddResponse"], _classes["MembersResponse"]
 MemberRemoveRequest, MemberPromoteRequest = _classes["MemberRemoveRequest"], _classes["MemberPromoteRequest"]
 StatusRequest, StatusResponse = _classes["StatusRequest"], _classes["StatusResponse"]
+AlarmRequest, AlarmResponse = _classes["AlarmRequest"], _classes["AlarmResponse"]
+DefragmentRequest, DefragmentResponse = _classes["DefragmentRequest"], _classes["DefragmentResponse"]
+HandOverRequest, HandOverResponse = _classes["HandOverRequest"], _classes["HandOverResponse"]
 
 EQUAL, NOT_EQUAL = 0, 3  # Compare.result
 OF_VERSION, OF_CREATE, OF_MOD = 0, 1, 2  # Compare.target
 DELETED = 1  # Event.type
+HAND_OVER = "MoveLeader"  # the method's name
+LIST_ALARMS, END_ALARM = 0, 2  # AlarmRequest.action

@@ -59,5 +59,7 @@ def test_doctor_says_what_is_wrong_with_servers() -> None:
     assert early.fact == "its clock is 60m behind the leading server's"
     [newer] = judge(*three[:2], server("s3", "s3:2379", release="0.2.0"))
     assert newer.fact == "run different releases: s1 0.1.0, s2 0.1.0, s3 0.2.0"
-    for percent, state in ((69, []), (70, ["note"]), (90, ["broken"])):
-        assert [finding.state for finding in judge(server("s1", store_used_percent=percent))] == state
+    for percent, state in ((69, []), (70, ["note"])):
+        assert [finding.state for finding in judge(server("s1", store={"used": percent, "quota": 100}))] == state
+    [full] = judge(server("s1", store={"size": 100, "quota": 100, "problem": "it takes no writes"}))
+    assert full.state == "broken" and full.fact == "server s1: it takes no writes"

@@ -11,16 +11,13 @@ from weft.contracts.store_members import StoreMember
 from weft.kinds.server import SERVER
 from weft.launch.server.membership.removal import Removed
 from weft.launch.store.engine import read_member_tls
-from weft.launch.store.etcd import QUOTA_BYTES
 from weft.launch.store.member import Member, read_member, write_member
-from weft.objects.errors import StoreUnavailable, WeftError
+from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
-from weft.protocol.server.join import MemberPlace
 
 LOOK_SECONDS = 2.0
 JOINING_SECONDS = 0.3  # while it has no vote
 SURE_LOOKS = 5  # without itself in the list: a member that lags behind doesn't know a new one yet
-MEASURE_LOOKS = 2  # of which one asks the own member
 SURE_SILENCES = 2  # of the own member, which may just be started
 RENEW_SECONDS = 3600.0
 
@@ -38,28 +35,16 @@ async def check_member(store: Any, state: Path, clock: Clock) -> None:
 
 
 class OwnMember:
-    """State of the server's own member while it is kept: ``trouble`` says why it doesn't serve, "" if it does, and
-    ``used_percent`` how much of its space is taken."""
+    """State of the server's own member while it is kept: ``trouble`` says why it doesn't serve, "" if it does."""
 
     def __init__(self) -> None:
-        self.trouble, self.used_percent = "", 0
-        self._silences = 0
-
-    async def inspect(self, store: Any, place: MemberPlace) -> None:
-        try:
-            self.used_percent = round(100 * await store.members.measure(place.client) / QUOTA_BYTES)
-            self.trouble, self._silences = "", 0
-        except StoreUnavailable:
-            self._silences += 1
-            if self._silences >= SURE_SILENCES:
-                self.trouble = f"its member of the store at {place.client} doesn't answer"
+        self.trouble = ""
 
 
 async def keep_member(store: Any, state: Path, own_member: OwnMember, clock: Clock) -> NoReturn:
     """Keep it, for ever. Raises Removed once it was."""
-    renewed_at, count = clock.elapsed(), 0
+    renewed_at = clock.elapsed()
     while True:
-        count += 1
         member = read_member(state)
         try:
             found = await _find_all(store, member, clock)
@@ -69,8 +54,11 @@ async def keep_member(store: Any, state: Path, own_member: OwnMember, clock: Clo
             now = member.learn(found)
             if not now.has_vote:
                 own_member.trouble = f"its member of the store at {now.place.client} has no vote yet"
-            elif own_member.trouble or count % MEASURE_LOOKS == 1:
-                await own_member.inspect(store, now.place)
+            else:
+                is_silent = store.space.silences >= SURE_SILENCES
+                own_member.trouble = (
+                    f"its member of the store at {now.place.client} doesn't answer" if is_silent else ""
+                )
             if now != member:
                 _log.info("members of the store with a vote: %s", ", ".join(now.endpoints))
                 write_member(state, now)

@@ -1,0 +1,69 @@
+"""A server whose etcd has used up its quota says so, and takes writes again when that was history."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.scenario.server.servers_lab import WEFT, Server, read_servers, tried
+from tests.scenario.server.test_server_log import until
+
+from weft.client.api import Client
+from weft.client.context import Context, read_context
+from weft.objects.errors import StoreUnavailable
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
+
+
+def test_a_full_store_says_so_and_has_space_again_without_its_history_or_with_a_larger_quota(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server, client = start(tmp_path, stack, "16M")
+
+        def write(name: str, number: int) -> bool:
+            values = {"a": f"{number:06}" + "x" * 60_000}
+            return bool(client.put({"kind": "secret", "name": name, "spec": {"values": values}}))
+
+        with pytest.raises(StoreUnavailable, match="has used up its quota") as refused:
+            for number in range(2_000):
+                write("large", number)
+        assert refused.value.reason == "storeFull" and "--store-quota" in refused.value.hint
+        assert client.get("secret", "large")["name"] == "large"  # reads go on
+        until(lambda: tried(lambda: write("large", 0)))
+        words = [*WEFT, "server", "describe", "s1", "--context", str(server.state / "context.json")]
+
+        def shown() -> str:
+            return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+        until(lambda: all(word in shown() for word in ("StoreFull", "StoreHasSpace", "quota 16 MiB")))
+
+        with pytest.raises(StoreUnavailable, match="has used up its quota"):
+            for number in range(2_000):  # all of this is needed
+                write(f"s{number}", number)
+        server.kill()
+        server, client = start(tmp_path, stack, "64M")
+        until(lambda: tried(lambda: write("large", 1)))
+
+
+def start(folder: Path, stack: ExitStack, quota: str) -> tuple[Server, Client]:
+    server = Server(folder / "one", "--store", "etcd", "--store-quota", quota)
+    stack.callback(server.kill)
+    known: Context = until(lambda: tried(lambda: read_context(server.state / "context.json")))
+    client = server.connect(known)
+    until(lambda: tried(lambda: read_servers(client)))
+    return server, client
+
+
+def test_an_etcd_of_the_user_s_own_is_only_looked_at(tmp_path: Path) -> None:
+    etcd = EtcdServer(tmp_path / "etcd")
+    etcd.start()
+    with ExitStack() as stack:
+        stack.callback(etcd.end)
+        server = Server(tmp_path / "one", "--store", f"etcd://{etcd.endpoint}")
+        stack.callback(server.kill)
+        known: Context = until(lambda: tried(lambda: read_context(server.state / "context.json")))
+        client = server.connect(known)
+        use = until(lambda: tried(lambda: client.get("server", "s1")["status"]["store"]))
+        assert use["size"] >= use["used"] > 0 and "quota" not in use
