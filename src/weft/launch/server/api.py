@@ -123,7 +123,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     chain, key = authority.renew_server(names)
     tls = make_server_tls(chain, key, authority.ca_path)
     first: Any = make_store(options.store, state, clock)
-    await first.open()
+    await (first.open() if options.store == SQLITE else first.open(may_be_full=True))
     if options.store == MEMBERS:
         await check_member(first, state, clock)
     store = StoreSwitch(

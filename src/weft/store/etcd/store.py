@@ -85,6 +85,7 @@ class EtcdStore:
         self._epoch = ""
         self._base = 0  # what weft's numbers are more than etcd's
         self._born = 0  # the revision at which this history began: no cursor of it lies before
+        self._may_be_full = False
         self._watches: Watches | None = None
         self._task: asyncio.Task[None] | None = None
         self._lost = False  # something was missed: watchers must begin again
@@ -93,16 +94,19 @@ class EtcdStore:
         self._compacted = 0
         self._published_more = asyncio.Condition()
 
-    async def open(self) -> None:
-        """Connect, and begin a history if there is none. Raises StoreUnavailable when no endpoint answers in time."""
+    async def open(self, *, may_be_full: bool = False) -> None:
+        """Connect, and begin a history if there is none. Raises StoreUnavailable when no endpoint answers in time, and StoreFull
+        unless a store that can only be read will do."""
         if self._watches is not None:
             return
+        self._may_be_full = may_be_full
         try:
             await self._connection.open()
             await self._begin()
         except BaseException:
             await self._connection.close()
             raise
+        self._may_be_full = True
         self._task = asyncio.create_task(self._publish_changes())
 
     async def reopen(self, endpoints: Sequence[str], tls: EtcdTls | None) -> None:
@@ -228,7 +232,7 @@ class EtcdStore:
             )
         except StoreFull:  # all that is there can be read; a transaction that might write is refused
             answer = await self._connection.transact([is_absent(refilling)], reads, [read(refilling)])
-            if answer.succeeded and find_value(answer.responses[1]) is None:
+            if not self._may_be_full or (answer.succeeded and find_value(answer.responses[1]) is None):
                 raise
         if not answer.succeeded:
             raise self._refuse(find_value(answer.responses[0]))
