@@ -66,12 +66,18 @@ def make_image(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def running_agents(folders: list[Path]) -> Iterator[list[int]]:
+def running_agents(folders: list[Path], *options: str) -> Iterator[list[int]]:
     """The agents of these state folders; the processes' pids."""
     processes = []
     try:
         for start in range(0, len(folders), PER_PROCESS):
-            words = [sys.executable, "-m", "benchmarks.fabric.agents", *map(str, folders[start : start + PER_PROCESS])]
+            words = [
+                sys.executable,
+                "-m",
+                "benchmarks.fabric.agents",
+                *options,
+                *map(str, folders[start : start + PER_PROCESS]),
+            ]
             processes.append(subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=sys.stderr))
         yield [process.pid for process in processes]
     finally:

@@ -1,7 +1,8 @@
-"""Many agents in one process, each the real one over fake drivers: ``python -m benchmarks.fabric.agents FOLDER …``.
+"""Many agents in one process, each the real one over fake drivers: ``python -m benchmarks.fabric.agents [--gateways] FOLDER …``.
 
-Each FOLDER is a node's state folder as its enrolment left it; ``capacity.json`` in it says what the node has, if it isn't as the
-others. The process is ready when it says so, and ends at SIGTERM.
+With ``--gateways`` each keeps a connection to every gateway, over which nothing comes. Each FOLDER is a node's state folder as its
+enrolment left it; ``capacity.json`` in it says what the node has, if it isn't as the others. The process is ready when it says
+so, and ends at SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,20 +21,24 @@ from weft.agent.agent import Agent
 from weft.agent.node.enrolment import make_context, read_enrolment
 from weft.agent.server.client import RemoteServer
 from weft.agent.server.line import ServerLine
+from weft.agent.stream.gateway import Gateway, GatewayConnection
+from weft.agent.stream.gateways import Gateways
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.api import Client
+from weft.client.tls import make_tls
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork
 from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.drivers.volume.fake.driver import FakeVolumes
 from weft.launch.agent.parts import AgentParts
+from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
 
 CAPACITY = Capacity(cpu=32, memory_bytes=64 << 30, disk_bytes=1 << 40)
 
 
-def make_agent(folder: Path, clock: SystemClock) -> Agent:
+def make_agent(folder: Path, clock: SystemClock, *, keeps_gateways: bool = False) -> Agent:
     enrolment = read_enrolment(folder)
     id = short_id(enrolment.node_uid)
     run_dir = str(folder / "run")
@@ -46,22 +51,28 @@ def make_agent(folder: Path, clock: SystemClock) -> Agent:
     containers = {"container": NoContainers("container"), "container/vm": NoContainers("vm")}
     runtimes = Runtimes({"vm": FakeDriver(host, clock), **containers})
     network, volumes = FakeNetwork(host, clock), FakeVolumes(host, clock)
-    return Agent(
-        AgentParts(
-            host,
-            RemoteServer(client, ServerLine(clock)),
-            runtimes,
-            network,
-            volumes,
-            clock,
-            container_images=OneImage(),
-        )
-    )
+    line = ServerLine(clock)
+    server = RemoteServer(client, line)
+    parts = AgentParts(host, server, runtimes, network, volumes, clock, container_images=OneImage())
+    if keeps_gateways:
+        tls = make_tls(client.context)
+
+        def connect(gateway: Gateway) -> GatewayConnection:
+            return GatewayConnection(gateway, tls, enrolment.node_uid, refuse, clock, line=line)
+
+        gateways = Gateways(enrolment.gateway, enrolment.gateways, connect)
+        parts.on_gateways = gateways.put
+        parts.tasks.spawn(gateways.keep())
+    return Agent(parts)
 
 
-async def serve(folders: list[Path]) -> None:
+async def refuse(*_: object) -> None:
+    raise Unavailable("a node of a benchmark serves no streams")
+
+
+async def serve(folders: list[Path], *, keeps_gateways: bool) -> None:
     clock = SystemClock()
-    agents = [make_agent(folder, clock) for folder in folders]
+    agents = [make_agent(folder, clock, keeps_gateways=keeps_gateways) for folder in folders]
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     for agent in agents:
@@ -76,4 +87,5 @@ async def serve(folders: list[Path]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR)
-    uvloop.run(serve([Path(word) for word in sys.argv[1:]]))
+    words = sys.argv[1:]
+    uvloop.run(serve([Path(word) for word in words if word != "--gateways"], keeps_gateways="--gateways" in words))

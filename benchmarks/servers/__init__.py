@@ -8,73 +8,27 @@ import asyncio
 import os
 import random
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from tests.conformance.store.etcd_server import EtcdServer
-from tests.history.clients import Told
 from tests.history.run import find_cursor, read_log
 from tests.history.store_log import find_wrong_commits
-from tests.scenario.server.test_server_joins import Server, make_token, read_servers, tried
+from tests.scenario.server.servers_lab import Server, make_token, read_servers, tried
 from tests.scenario.server.test_server_log import until
 
 from benchmarks.measurement import Figure, Measurement
-from weft.client.api import Client
+from benchmarks.servers.load import PROJECT, Load, create_objects, find_gap, read, write
 from weft.client.context import Context, hash_ca, read_context
 from weft.launch.server.membership.join import join
-from weft.objects.errors import WeftError
-from weft.objects.identity import new_uid
 
 KILLS = int(os.environ.get("WEFT_BENCH_KILLS", "20"))  # of each server
 WRITERS, READERS = 3, 2
 WATCHED_SECONDS = 12.0  # after a kill
 READ_SECONDS = 8.0
-PROJECT = "shop"
-BUDGETS = f"/v1/projects/{PROJECT}/disruptionbudgets"
-
-
-class _Load(threading.Thread):
-    """One client that asks for ever; ``at`` are the times of its answers."""
-
-    def __init__(self, context: Context, number: int, ask: Callable[[_Load], None]) -> None:
-        super().__init__(daemon=True)
-        self.client = Client(context, timeout_seconds=2.0, patience_seconds=60.0)
-        self.number, self.at, self.told = number, list[float](), list[Told]()
-        self._ask, self.over = ask, threading.Event()
-
-    def run(self) -> None:
-        while not self.over.is_set():
-            try:
-                self._ask(self)
-                self.at.append(time.monotonic())
-            except WeftError:
-                time.sleep(0.05)
-
-    def end(self) -> None:
-        self.over.set()
-        self.join()
-        self.client.close()
-
-
-def _write(load: _Load) -> None:
-    mark = new_uid()
-    try:
-        load.client.http.request(
-            "PATCH", f"{BUDGETS}/r{load.number}", {"labels": {"by": mark}}, headers={"Idempotency-Key": mark}
-        )
-    except WeftError:
-        load.told.append(Told(mark, None))
-        raise
-    load.told.append(Told(mark, done=True))
-
-
-def _read(load: _Load) -> None:
-    load.client.http.request("GET", f"{BUDGETS}/r{load.number}")
 
 
 class _Fabric:
@@ -96,11 +50,7 @@ class _Fabric:
             self.servers[name] = Server(folder / name)
         self._known = known
         self.await_ready()
-        client.create({"kind": "project", "name": PROJECT, "spec": {}})
-        client.project = PROJECT
-        for number in range(WRITERS):
-            spec = {"selector": {"app": "none"}, "max_unavailable": 1}
-            client.create({"kind": "disruptionbudget", "name": f"r{number}", "spec": spec})
+        create_objects(client, WRITERS)
 
     @property
     def context(self) -> Context:
@@ -140,8 +90,8 @@ def measure() -> Measurement:
         fabric = _Fabric(Path(folder), stack)
         endpoints = [member.endpoint for member in fabric.members]
         cursor = asyncio.run(find_cursor(endpoints))
-        writers = [_Load(fabric.context, number, _write) for number in range(WRITERS)]
-        readers = [_Load(fabric.context, number, _read) for number in range(READERS)]
+        writers = [Load(fabric.context, number, write) for number in range(WRITERS)]
+        readers = [Load(fabric.context, number, read) for number in range(READERS)]
         for load in (*writers, *readers):
             load.start()
         gaps: dict[str, list[float]] = {"write": [], "read": []}
@@ -151,8 +101,8 @@ def measure() -> Measurement:
                 killed_at, after = fabric.kill(name)
                 leads += [] if after is None else [after]
                 time.sleep(max(0.0, killed_at + WATCHED_SECONDS - time.monotonic()))
-                gaps["write"].append(_find_gap(writers, killed_at))
-                gaps["read"].append(_find_gap(readers, killed_at))
+                gaps["write"].append(find_gap(writers, killed_at, killed_at + WATCHED_SECONDS))
+                gaps["read"].append(find_gap(readers, killed_at, killed_at + WATCHED_SECONDS))
                 fabric.start(name)
         for load in (*writers, *readers):
             load.end()
@@ -161,16 +111,6 @@ def measure() -> Measurement:
         rates = _compare(fabric)
     made = sum(bool(told.done) for load in writers for told in load.told)
     return _describe(made, gaps, leads, wrong, rates)
-
-
-def _find_gap(loads: list[_Load], killed_at: float) -> float:
-    """The longest time that one of the clients was without an answer after a kill."""
-    ends_at, longest = killed_at + WATCHED_SECONDS, 0.0
-    for load in loads:
-        times = [at for at in list(load.at) if killed_at <= at <= ends_at]
-        gaps = [later - earlier for earlier, later in zip([killed_at, *times], [*times, ends_at], strict=True)]
-        longest = max(longest, *gaps)
-    return longest
 
 
 def _compare(fabric: _Fabric) -> tuple[float, float]:
@@ -182,7 +122,7 @@ def _compare(fabric: _Fabric) -> tuple[float, float]:
                 fabric.servers.pop(name).kill()
         urls = [server.url for server in fabric.servers.values()]
         loads = [
-            _Load(msgspec.structs.replace(fabric.context, server=urls[n % len(urls)], others=[]), n % WRITERS, _read)
+            Load(msgspec.structs.replace(fabric.context, server=urls[n % len(urls)], others=[]), n % WRITERS, read)
             for n in range(6)
         ]
         for load in loads:

@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,16 @@ def end_with_parent() -> None:
 
 
 class Server:
-    """``weft server`` with all its processes."""
+    """``weft server`` with all its processes; ``enter``: words before its command, like those that lead into a namespace."""
 
-    def __init__(self, state: Path, *options: str, host: str = "127.0.0.1") -> None:
+    def __init__(self, state: Path, *options: str, host: str = "127.0.0.1", enter: Sequence[str] = ()) -> None:
         ports = free_ports(3)
         places = zip(("--listen", "--gateway", "--functions"), ports, strict=True)
         self.url = f"https://{host}:{ports[0]}"
         self.gateway, self.functions = f"{host}:{ports[1]}", f"{host}:{ports[2]}"
         self.state = state
         self._words = [
-            *(*WEFT, "server", "--state", str(state), "--metrics", "off", *options),
+            *(*enter, *WEFT, "server", "--state", str(state), "--metrics", "off", *options),
             *(word for flag, port in places for word in (flag, f"{host}:{port}")),
         ]
         self.start()
@@ -104,11 +104,19 @@ def read_servers(client: Client) -> dict[str, tuple[str, list[str]]]:
 
 
 class Fabric:
-    """Servers that keep a member of the store each, at addresses of loopback that no other test has."""
+    """Servers that keep a member of the store each, at addresses of loopback that no other test has, or in the net ``net``.
+    ``options`` are those of all servers, and ``enter`` gives the words before a server's command."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        net: str = "",
+        enter: Callable[[str], Sequence[str]] = lambda _: (),
+        options: Sequence[str] = (),
+    ) -> None:
         self.folder, self.servers = folder, dict[str, Server]()
-        self._net = f"127.{random.randrange(1, 255)}.{random.randrange(255)}"
+        self._net = net or f"127.{random.randrange(1, 255)}.{random.randrange(255)}"
+        self._enter, self._options = enter, options
         self.context: Context
 
     def place(self, number: int) -> MemberPlace:
@@ -141,7 +149,12 @@ class Fabric:
 
     def _start(self, number: int) -> None:
         name = f"s{number}"
-        self.servers[name] = Server(self.folder / name, "--server", name, host=self.place(number).host)
+        self.servers[name] = Server(
+            self.folder / name,
+            *("--server", name, *self._options),
+            host=self.place(number).host,
+            enter=self._enter(name),
+        )
 
 
 @contextmanager
