@@ -6,6 +6,7 @@ so the server whose member leads lets one after the other do so, followers first
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from weft.objects.quantity import format_bytes
 from weft.store.etcd import wire
 from weft.store.etcd.connection import EtcdConnection, EtcdRefused
 
-LOOK_SECONDS, HURRY_SECONDS = 2.0, 0.5
+LOOK_SECONDS, HURRY_SECONDS = 2.0, 0.2
 KEPT_REVISIONS = 1_000  # once half of the quota is used
 COMPACT_SECONDS = 60.0  # between two compactions of one kind
 NEARLY_FULL = 0.8  # of the quota
@@ -164,7 +165,7 @@ class EtcdSpace:
         if found.leader != found.id:
             self._is_noted = False
             return found.is_full
-        others = [await self._find_use(one) for one in self._connection.endpoints if one != own]
+        others = await asyncio.gather(*(self._find_use(one) for one in self._connection.endpoints if one != own))
         step = plan_step(found, others, quota_bytes, self._find_recent(found.revision), self._tried)
         if found.is_full and not self._is_noted:
             self._is_noted = True
