@@ -29,6 +29,11 @@ def name_gateway(server: ServerIdentity) -> str:
     return f"{server.name}-{server.uid[:8]}"
 
 
+def read_gateway(name: str) -> str:
+    """The server's name, of its gateway's."""
+    return name.rpartition("-")[0]
+
+
 def write_counts(counts: Mapping[str, FunctionCounts]) -> bytes:
     """Write counts by the functions' uids: of more than MOST_FUNCTIONS those that were invoked most."""
     names = heapq.nlargest(MOST_FUNCTIONS, counts, key=lambda uid: counts[uid].invocations)

@@ -37,6 +37,7 @@ from weft.objects.errors import StoreUnavailable, Throttled, TooLarge, Unavailab
 from weft.objects.identity import new_uid
 from weft.protocol.function_counts import LEASE_PREFIX, LEASE_SECONDS
 from weft.protocol.invocations import InvocationAnswer, InvocationRefused, Invoke
+from weft.protocol.server.presence import SCHEDULES
 from weft.store.memory import MemoryStore
 
 DAY = 86400.0
@@ -361,7 +362,10 @@ async def test_of_two_gateways_one_fires_and_the_other_goes_on_where_it_died(lab
     await lab.time.pass_(60)
     assert len(lab.nodes.calls) == 3  # it is under way, and never ends
     unfinished = lab.nodes.calls.pop()
+    [held] = await lab.store.leases(SCHEDULES)
     await lab.close()
+    assert not await lab.store.leases(SCHEDULES)  # one that ends in order gives it back
+    await lab.store.grant(SCHEDULES, held.holder, 10.0)  # and one that dies doesn't
     await lab.time.pass_(130)
     times = ticks_of(lab, second)
     assert len(times) == len(set(times)) == 6  # none is left out, and the unfinished one ran

@@ -12,8 +12,9 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.store import PreconditionFailed, Store
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import Event
-from weft.gateway.function_events.schedule_state import LEASE, ScheduleState
+from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.protocol.function_counts import LEASE_PREFIX
+from weft.protocol.server.presence import SCHEDULES
 from weft.store.etcd import EtcdStore
 from weft.store.memory import MemoryStore
 
@@ -49,7 +50,8 @@ async def test_a_gateway_takes_over_what_a_dead_one_fired(store: Store, tmp_path
         id="e", project="default", name="tick", payload=b'{"n": 1}', origin="schedule", accepted_at=60.0, due_at=60.0
     )
     fired = await first.fire(event, KEY, 60.0, await first.begin(KEY, 1.0))
-    await store.release(LEASE, "g1")
+    assert [lease.holder for lease in await store.leases(SCHEDULES)] == ["g1"]
+    await first.give_back()
     assert await second.lead() > 0
     assert await second.known() == {KEY: fired}
     assert await second.take_over() == [] and await first.has("e")  # it lives, and has it

@@ -16,7 +16,8 @@ from weft.informer.view import Item
 from weft.kinds.server import SERVER, ServerMarks, ServerSpec, ServerStatus
 from weft.objects.envelope import Condition
 from weft.objects.identity import object_key
-from weft.protocol.server.presence import LEASE_PREFIX, LEASE_SECONDS, Presence, read_presence, read_server
+from weft.protocol.function_counts import read_gateway
+from weft.protocol.server.presence import LEASE_PREFIX, LEASE_SECONDS, SCHEDULES, Presence, read_presence, read_server
 
 LOOK_SECONDS = 1.0
 SOURCE = "servers"
@@ -52,8 +53,9 @@ class Servers(Asking):
                 age = max(0.0, LEASE_SECONDS - lease.remaining_seconds)
                 ahead[name] = found.sent_at + age - now if found.sent_at else 0.0
         leads: dict[str, list[str]] = {}
-        for lease in await store.leases(self._leadership.name):
-            leads.setdefault(read_server(lease.holder), []).append(lease.name)
+        for name, read in ((self._leadership.name, read_server), (SCHEDULES, read_gateway)):
+            for lease in await store.leases(name):
+                leads.setdefault(read(lease.holder), []).append(lease.name)
         known = {item.envelope.name: item for item in view.of_kind(SERVER.name).values()}
         new = [
             plan_new(name, found, now) for name, found in present.items() if name not in known and not found.is_known

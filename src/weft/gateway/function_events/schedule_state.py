@@ -17,8 +17,9 @@ from weft.contracts.store import Absent, AtRevision, Delete, Entry, LeaseHeld, P
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import Event
 from weft.protocol.function_counts import LEASE_PREFIX
+from weft.protocol.server.presence import SCHEDULES
 
-LEASE, LEASE_SECONDS = "schedules", 10.0
+LEASE_SECONDS = 10.0
 _FIRED, _EVENT = "/-schedule/", "/-event/"
 Key = tuple[str, str]  # the function's uid, the entry's digest
 
@@ -50,9 +51,14 @@ class ScheduleState:
 
     async def lead(self) -> int:
         """Take or renew the lease; its fence, or 0 while another gateway has it."""
-        lease = await self._store.grant(LEASE, self._name, LEASE_SECONDS)
+        lease = await self._store.grant(SCHEDULES, self._name, LEASE_SECONDS)
         self._fence = lease.fence if lease is not None else 0
         return self._fence
+
+    async def give_back(self) -> None:
+        """Let another gateway lead, if this one does. Raises StoreUnavailable."""
+        if self._fence:
+            await self._store.release(SCHEDULES, self._name)
 
     async def known(self) -> dict[Key, Fired]:
         """When each schedule was last fired."""
@@ -108,7 +114,7 @@ class ScheduleState:
         return Put(_EVENT + event.id, msgspec.json.encode(stored))
 
     async def _commit(self, writes: Sequence[Put | Delete], preconditions: Sequence[Precondition]) -> int:
-        return await self._store.commit(writes, [LeaseHeld(LEASE, self._fence), *preconditions])
+        return await self._store.commit(writes, [LeaseHeld(SCHEDULES, self._fence), *preconditions])
 
 
 def _place(key: Key) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from weft.gateway.function_events.queue import Event, EventQueue
 from weft.gateway.function_events.schedule_state import LEASE_SECONDS, Fired, Key, ScheduleState
 from weft.informer.view import View
 from weft.kinds.function import FunctionSpec, Schedule
-from weft.objects.errors import Unavailable
+from weft.objects.errors import StoreUnavailable, Unavailable
 from weft.objects.schedule import next_run
 
 log = logging.getLogger("weft.gateway")
@@ -71,7 +72,14 @@ class Schedules:
         self._alarm.ring()
 
     async def run(self) -> None:
-        """Fire due schedules while this gateway leads, for ever."""
+        """Fire due schedules while this gateway leads, for ever; at the end another one may lead."""
+        try:
+            await self._fire_for_ever()
+        finally:
+            with suppress(StoreUnavailable):
+                await self._fired.give_back()
+
+    async def _fire_for_ever(self) -> None:
         while True:
             wait = RENEW_SECONDS
             try:

@@ -11,6 +11,7 @@ from weft.kinds.server import StoreUse
 
 LEASE_PREFIX = "server/"  # before the server's name
 LEASE_SECONDS = 10.0
+SCHEDULES = "schedules"  # the lease of the gateway that fires functions' schedules
 MOST_PLACE = 300  # characters of an address
 MOST_ADDRESSES = 64  # of one server's machine; more are not known to others
 
