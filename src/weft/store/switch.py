@@ -39,6 +39,7 @@ class StoreSwitch:
         self._hold: Hold | None = None
         self._switching: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self.exchanged = asyncio.Event()  # set once ``store`` is another
 
     async def open(self) -> None:
         await self.store.open()
@@ -153,6 +154,8 @@ class StoreSwitch:
                     f"the new store can't be remembered: {problem}", hint="free disk space"
                 ) from None
             left, self.store, self.url = self.store, store, url
+            self.exchanged.set()
+            self.exchanged = asyncio.Event()
         finally:
             self._switching = self._hold = None
             hold.cancel()
@@ -177,3 +180,13 @@ class StoreSwitch:
             if store is self.store:
                 raise
             return await ask(self.store)
+
+
+async def pause(switch: StoreSwitch, seconds: float, clock: Clock) -> None:
+    """Wait, for less long when another store is in force before: leases have to be granted there."""
+    waits = [asyncio.create_task(switch.exchanged.wait()), asyncio.create_task(clock.sleep(seconds))]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

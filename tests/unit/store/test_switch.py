@@ -13,7 +13,7 @@ from weft.contracts.store import Compacted, Precondition, Put, Write
 from weft.objects.errors import InUse, StoreUnavailable, TimedOut, Unavailable
 from weft.store.memory import MemoryStore
 from weft.store.remote import RemoteStore, StoreServer
-from weft.store.switch import StoreSwitch
+from weft.store.switch import StoreSwitch, pause
 
 
 class Slow(MemoryStore):
@@ -76,7 +76,11 @@ async def test_commits_wait_for_the_switch_and_go_to_the_new_store(two: Two) -> 
     watch = two.switch.watch("/", (await two.switch.list("/")).cursor)
     waiting = asyncio.ensure_future(anext(watch))
     await settle()
+    pausing = asyncio.create_task(pause(two.switch, 60, SystemClock()))
+    await pause(two.switch, 0, SystemClock())
+    assert not pausing.done()
     await two.switch.switch("new")
+    await pausing  # whoever has a lease grants it in the new store now
     await second
     assert two.remembered == ["new"] and two.switch.url == "new"
     assert (await two.new.get("/b"), await two.new.get("/a")) != (None, None)

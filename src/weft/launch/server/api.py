@@ -48,7 +48,7 @@ from weft.objects.identity import SERVER_NAME
 from weft.protocol.server.presence import MOST_ADDRESSES, Presence
 from weft.serving.server import listen, make_server_tls
 from weft.store.remote import StoreServer
-from weft.store.switch import StoreSwitch
+from weft.store.switch import StoreSwitch, pause
 from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.audit.syslog import SyslogSender
 from weft.telemetry.journal import SqliteJournal
@@ -209,7 +209,9 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
             )
 
         serving = [
-            asyncio.create_task(keep_presence(store, identity, find_presence, clock)),
+            asyncio.create_task(
+                keep_presence(store, identity, find_presence, clock, lambda seconds: pause(store, seconds, clock))
+            ),
             asyncio.create_task(keep_store(store, context, state, own_member, options.store_quota, clock)),
         ]
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))

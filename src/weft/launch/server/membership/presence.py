@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -20,10 +20,14 @@ _log = logging.getLogger(__name__)
 
 
 async def keep_presence(
-    store: Store, identity: ServerIdentity, find_presence: Callable[[], Presence], clock: Clock
+    store: Store,
+    identity: ServerIdentity,
+    find_presence: Callable[[], Presence],
+    clock: Clock,
+    pause: Callable[[float], Awaitable[None]] | None = None,
 ) -> None:
-    """Renew the lease for ever, each time with the present place; give it back at the end. Raises InUse when another server has
-    this one's name, and Removed once people have removed the server."""
+    """Renew the lease for ever, each time with the present place; give it back at the end. ``pause`` waits between two renewals.
+    Raises InUse when another server has this one's name, and Removed once people have removed the server."""
     name, holder, known = LEASE_PREFIX + identity.name, name_holder(identity.name, identity.uid), ""
     began = clock.elapsed()
     try:
@@ -41,7 +45,7 @@ async def keep_presence(
                 await store.leases(LEASE_PREFIX)
             except StoreUnavailable as problem:
                 _log.info("the lease of server %s wasn't renewed: %s", identity.name, problem)
-            await clock.sleep(LEASE_SECONDS / 4)
+            await (pause or clock.sleep)(LEASE_SECONDS / 4)
     finally:
         try:
             await store.release(name, holder)
