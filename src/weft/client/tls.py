@@ -31,7 +31,7 @@ def split_server(server: str) -> tuple[str, int]:
         or "@" in parts.netloc
     ):
         raise InvalidInput(
-            f"server {server[:80]!r} is not an https URL", field="server", hint="write it like https://10.0.0.1:6443"
+            f"server {server[:80]!r} is not an https URL", field="server", hint="write it like https://10.0.0.1:8443"
         )
     return host, port or 443
 
@@ -91,7 +91,7 @@ def fetch_ca(server: str, sha256: str, *, timeout_seconds: float = 10.0) -> str:
     raise NotAuthenticated(
         f"the server at {server} does not belong to the CA with SHA-256 {sha256[:16]}…",
         field="ca_sha256",
-        hint="copy the whole command that weft token create --join or weft user invite printed",
+        hint="copy the whole command that weft token create or weft user invite printed",
     )
 
 
@@ -101,7 +101,7 @@ def check_digest(sha256: str) -> None:
         raise InvalidInput(
             f"ca_sha256: {sha256[:80]!r} is not a SHA-256 digest",
             field="ca_sha256",
-            hint="copy its 64 hex digits whole, as weft token create --join or weft user invite printed them",
+            hint="copy its 64 hex digits whole, as weft token create or weft user invite printed them",
         )
 
 

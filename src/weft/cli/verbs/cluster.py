@@ -166,7 +166,7 @@ def _set_witness(session: Session, kind: Kind, words: tuple[str, ...], **given: 
 
 def _link(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
     if len(words) != 2:
-        raise usage("give a name and an address", "weft cluster link west https://10.0.0.1:6443 --token TOKEN")
+        raise usage("give a name and an address", "weft cluster link west https://10.0.0.1:8443 --token TOKEN")
     name, url = check_name(words[0].removeprefix("cluster/")), words[1]
     if bool(given["token"]) == given["token_stdin"]:
         raise usage("give the token once", "with --token TOKEN, or by stdin and --token-stdin")

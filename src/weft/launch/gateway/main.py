@@ -32,6 +32,7 @@ from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.server.logs import keep_log
 from weft.launch.server.traces import make_tracer
+from weft.launch.store.listening import wait_for_store
 from weft.objects.errors import Unavailable, WeftError
 from weft.store.remote import RemoteStore
 from weft.trust.tickets import read_ticket_key
@@ -101,6 +102,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
         loop.add_signal_handler(number, asked.set)
     state: Path = options.state
     await wait_for_files([state / "server.crt", state / "server.key", state / "ca.crt"], clock)
+    await wait_for_store(state / "store.sock", asked, clock)
     tls = make_tls(state)
     ticket_key = read_ticket_key(state / "ticket.key")
     store = RemoteStore(state / "store.sock", clock)

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import datetime
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -32,6 +31,7 @@ from weft.launch.server.backup_repository import ServerBackups, is_repository
 from weft.launch.server.lock import hold_server
 from weft.launch.server.membership.removal import FILE as REMOVED
 from weft.launch.store.engine import MEMBERS, SQLITE, make_store, recall_store, refill_store, remember_store, running
+from weft.launch.store.listening import is_listening
 from weft.launch.store.member import begin_member, read_member
 from weft.objects.errors import InUse, InvalidInput, NotFound, WeftError
 from weft.objects.quantity import format_bytes, parse_period
@@ -192,16 +192,6 @@ async def _opened(state: Path, url: str, clock: Clock) -> AsyncIterator[Store]:
             yield store
         finally:
             await store.close()
-
-
-def is_listening(path: Path) -> bool:
-    """Whether a server runs, not only a killed one's socket exists."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-            return True
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
 
 
 async def _restore(options: argparse.Namespace, clock: Clock) -> int:

@@ -47,6 +47,7 @@ from weft.launch.server.logs import keep_log
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.traces import make_tracer
 from weft.launch.store.engine import LEADER_LEASE
+from weft.launch.store.listening import wait_for_store
 from weft.objects.errors import Unavailable, WeftError
 from weft.protocol.server.presence import name_holder
 from weft.scheduler.loop import Scheduler
@@ -160,6 +161,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
         stack.callback(os.close, lock)
         journal = SqliteJournal(options.state / "journal.db", clock)
         stack.callback(journal.close)
+        await wait_for_store(options.state / "store.sock", stop, clock)
         store = RemoteStore(options.state / "store.sock", clock)
         stack.push_async_callback(store.close)
         sender: Sender | None = None

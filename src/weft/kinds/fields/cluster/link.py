@@ -110,7 +110,7 @@ def check_url(url: str, path: str) -> str:
         good = plain = False
     if not good or not plain or not url.isascii() or not url.isprintable() or " " in url:
         raise InvalidInput(
-            f"{path} is not the address of a server", field=path, hint="write it like https://10.0.0.1:6443"
+            f"{path} is not the address of a server", field=path, hint="write it like https://10.0.0.1:8443"
         )
     return url.rstrip("/")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import COPY, LEFT, Refill
-from weft.launch.server.backup import is_listening, list_replaced
+from weft.launch.server.backup import list_replaced
 from weft.launch.server.lock import hold_server
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.store.engine import (
@@ -31,6 +31,7 @@ from weft.launch.store.engine import (
 )
 from weft.launch.store.etcd import find_etcd
 from weft.launch.store.exchange import Exchange, drop_exchange, read_exchange, write_exchange
+from weft.launch.store.listening import is_listening
 from weft.launch.store.member import DATA, FILE, FOLDER, begin_member, check_place
 from weft.objects.errors import (
     AlreadyExists,
