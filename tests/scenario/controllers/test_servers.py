@@ -14,7 +14,8 @@ from weft.launch.server.membership.presence import keep_presence
 from weft.objects.envelope import decode_part
 from weft.objects.errors import InUse
 from weft.objects.identity import ServerIdentity
-from weft.protocol.server.presence import Presence
+from weft.protocol.function_counts import name_gateway
+from weft.protocol.server.presence import SCHEDULES, Presence
 
 
 async def read_servers(lab: Lab) -> dict[str, ServerStatus]:
@@ -76,6 +77,13 @@ async def test_each_server_is_shown_with_its_address_and_one_that_ends_is_not_re
 
         await lab.until(skewed)
         del said["s2"]
+        gateway = name_gateway(ServerIdentity("s1", "0123456789"))
+        await lab.store.grant(SCHEDULES, gateway, 60.0)
+
+        async def fires() -> bool:
+            return (await read_servers(lab))["s1"].leads == ["schedules"]
+
+        await lab.until(fires)
         tasks["s2"].cancel()
 
         async def alone() -> bool:
