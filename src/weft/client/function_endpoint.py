@@ -73,7 +73,9 @@ def act_on_dead_letters(client: Client, function: str, verb: str) -> int:
 
 
 def _dial(client: Client) -> Http:
-    return Http(msgspec.structs.replace(client.context, server=find_endpoint(client).url))
+    http = Http(msgspec.structs.replace(client.context, server=find_endpoint(client).url))
+    http.on_away = client.http.on_away
+    return http
 
 
 def _path(client: Client, function: str) -> str:

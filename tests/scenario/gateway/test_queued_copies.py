@@ -19,8 +19,10 @@ from weft.client.server import others as other_servers
 from weft.client.server.others import OtherServers
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, PreconditionFailed, Put
+from weft.gateway.event_copies import all_dead_letters
 from weft.gateway.event_copies import copying as event_copying
 from weft.gateway.event_copies import kept_copies as event_copies
+from weft.gateway.event_copies.all_dead_letters import AllDeadLetters
 from weft.gateway.event_copies.copying import Copying
 from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch
 from weft.gateway.event_copies.other_gateways import OtherGateways
@@ -84,7 +86,8 @@ class Server:
         self.deliveries = Deliveries(
             queue, self.letters, self.fabric.view, self.nodes, clock, fired, draw=lambda: 0.5, copying=self.copying
         )
-        api = EventCopyApi(self.copying.copies, KEY, clock)
+        self.all_letters = AllDeadLetters(self.deliveries, self.others)
+        api = EventCopyApi(self.copying.copies, self.all_letters, KEY, clock)
 
         async def answer(request: LambdaRequest) -> Answer:
             try:
@@ -266,6 +269,29 @@ async def test_dead_letters_survive_their_server_too_and_are_not_twice_when_it_r
     assert await second.deliveries.redrive("default", "f") == 1
     await until(lambda: second.ran == [id])
     assert first.ran == [id]
+
+
+async def test_dead_letters_of_all_servers_are_one_list_page_by_page(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_dead_letters, "MOST_LISTED", 2)
+    fabric.function("f", retries=0)
+    first, second = await make_two(fabric)
+    ids = list[str]()
+    for number in range(9):
+        server = first if number % 3 else second
+        server.nodes.says = failed
+        ids.append(await server.accept())
+        await until(lambda server=server: server.deliveries.find_dead(ids[-1]))
+    for server in (first, second):
+        listed = list[str]()
+        while letters := (await server.all_letters.find("default", "f", listed[-1] if listed else "")).letters:
+            listed += [letter.id for letter in letters]
+        assert listed == ids[::-1]
+    assert (await second.all_letters.act("redrive", "default", "f")).count == 9
+    await until(lambda: len(first.ran) + len(second.ran) == 18)
+    await second.kill(leases=False)
+    assert (await first.all_letters.act("purge", "default", "f")).away == ["s2"]
 
 
 async def is_dead_copy(server: Server, id: str) -> bool:

@@ -23,7 +23,7 @@ from weft.protocol.server.presence import LEASE_PREFIX, read_presence
 from weft.trust.tickets import sign_gateway_ticket
 
 KEEP, FIND_TAKEN, FORGET_TAKEN = "/v1/event-copies:keep", "/v1/event-copies:find-taken", "/v1/event-copies:forget-taken"
-READ = "/v1/event-copies:read"
+READ, LETTERS = "/v1/event-copies:read", "/v1/event-copies:dead-letters"
 TICKET = "weft-ticket"  # header
 T = TypeVar("T")
 
@@ -79,6 +79,10 @@ class OtherGateways:
     async def read(self, gateway: str, kind: EventKind, after: int) -> EventPage:
         """Read events of a gateway, or copies that it has, after the place ``after``. Raises Unavailable."""
         return await self._ask(gateway, READ, (kind, after), EventPage)
+
+    async def ask_letters(self, gateway: str, question: Any, answer: type[T]) -> T:
+        """Ask a gateway about its dead letters. Raises Unavailable."""
+        return await self._ask(gateway, LETTERS, question, answer)
 
     def close(self) -> None:
         self._asked.close()

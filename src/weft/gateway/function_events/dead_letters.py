@@ -5,19 +5,27 @@ from __future__ import annotations
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import Event, select
 
+LetterPlace = tuple[float, str]  # in a list: since when it is one, and its id
+NEWEST: LetterPlace = (1e300, "")
+
 
 class DeadLetters:
     def __init__(self, file: EventFile) -> None:
         self._file = file
 
-    async def dead(self, project: str, name: str, most: int, after: str = "") -> list[Event]:
-        """A function's dead letters, newest first, those after the one with the id ``after``."""
+    async def dead(self, project: str, name: str, most: int, after: LetterPlace = NEWEST) -> list[Event]:
+        """A function's dead letters, newest first, those after the place ``after``."""
         return await select(
             self._file,
-            "project = ? AND name = ? AND dead_at IS NOT NULL AND held = ''"
-            " AND (? = '' OR seq < (SELECT seq FROM event WHERE id = ?)) ORDER BY seq DESC LIMIT ?",
-            (project, name, after, after, most),
+            "project = ? AND name = ? AND dead_at IS NOT NULL AND held = '' AND (dead_at, id) < (?, ?)"
+            " ORDER BY dead_at DESC, id DESC LIMIT ?",
+            (project, name, *after, most),
         )
+
+    async def find_dead(self, id: str) -> float | None:
+        """The time since which it is a dead letter (unix seconds); None if it isn't one."""
+        found = await select(self._file, "id = ? AND dead_at IS NOT NULL AND held = ''", (id,))
+        return found[0].dead_at if found else None
 
     async def redrive(self, project: str, name: str, at: float) -> int:
         """Put all of a function's dead letters into the queue, as if they were accepted now; how many. One of a schedule is

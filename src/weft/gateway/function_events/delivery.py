@@ -17,7 +17,7 @@ from weft.contracts.clock import Clock
 from weft.gateway.function.definition.names import make_arn
 from weft.gateway.function.invocation.call import Call, Dispatches, InvocationOutcome
 from weft.gateway.function_events.alarm import Alarm
-from weft.gateway.function_events.dead_letters import DeadLetters
+from weft.gateway.function_events.dead_letters import NEWEST, DeadLetters, LetterPlace
 from weft.gateway.function_events.queue import Backlog, Event, EventQueue
 from weft.gateway.function_events.retry import (
     MOST_ERROR,
@@ -165,8 +165,11 @@ class Deliveries:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def dead(self, project: str, name: str, most: int, after: str = "") -> list[Event]:
+    async def dead(self, project: str, name: str, most: int, after: LetterPlace = NEWEST) -> list[Event]:
         return await self._letters.dead(project, name, most, after)
+
+    async def find_dead(self, id: str) -> float | None:
+        return await self._letters.find_dead(id)
 
     async def redrive(self, project: str, name: str) -> int:
         """Run all of a function's dead letters again; how many."""

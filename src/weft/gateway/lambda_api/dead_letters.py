@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl
 
+from weft.client.server.endpoints import AWAY_HEADER
+from weft.gateway.event_copies.all_dead_letters import AllDeadLetters
 from weft.gateway.function_events.queue import Event
 from weft.gateway.lambda_api.answers import answer_json
 from weft.gateway.lambda_api.http import LambdaRequest
@@ -17,21 +19,10 @@ from weft.trust.credentials import Actor
 DEAD_LETTERS = re.compile(
     r"/v1/projects/(?P<project>[a-z0-9-]{1,63})/functions/(?P<name>[a-z0-9-]{1,63})/dead-letters(?::(?P<verb>redrive|purge))?"
 )
-MOST_LISTED = 100
-
-
-class DeadLetterStore(Protocol):
-    """The part of the deliveries that is needed here."""
-
-    async def dead(self, project: str, name: str, most: int, after: str = "") -> list[Event]: ...
-
-    async def redrive(self, project: str, name: str) -> int: ...
-
-    async def purge(self, project: str, name: str) -> int: ...
 
 
 class DeadLetterApi:
-    def __init__(self, letters: DeadLetterStore) -> None:
+    def __init__(self, letters: AllDeadLetters) -> None:
         self._letters = letters
 
     async def answer(self, request: LambdaRequest, caller: Actor, request_id: str, found: re.Match[str]) -> Answer:
@@ -43,11 +34,15 @@ class DeadLetterApi:
         if verb is None:
             caller.require("function:get", project, "see dead letters")
             after = dict(parse_qsl(request.query)).get("after", "")
-            events = await self._letters.dead(project, name, MOST_LISTED, after)
-            return answer_json({"items": [_describe(event) for event in events]}, request_id)
-        caller.require(f"function:{verb}", project, f"{verb} dead letters")
-        act = self._letters.redrive if verb == "redrive" else self._letters.purge
-        return answer_json({"count": await act(project, name)}, request_id)
+            letters = await self._letters.find(project, name, after)
+            answer = answer_json({"items": [_describe(event) for event in letters.letters]}, request_id)
+        else:
+            caller.require(f"function:{verb}", project, f"{verb} dead letters")
+            letters = await self._letters.act("redrive" if verb == "redrive" else "purge", project, name)
+            answer = answer_json({"count": letters.count}, request_id)
+        if letters.away:
+            answer.headers += ((AWAY_HEADER, ",".join(letters.away)),)
+        return answer
 
 
 def _describe(event: Event) -> dict[str, Any]:

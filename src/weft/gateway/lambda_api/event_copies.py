@@ -1,4 +1,5 @@
-"""The HTTP API of gateways of other servers: they have copies of their events kept here, and ask what was taken over of theirs."""
+"""The HTTP API of gateways of other servers: they have copies of their events kept here, ask what was taken over of theirs, and
+for the dead letters that lie here."""
 
 from __future__ import annotations
 
@@ -7,21 +8,22 @@ from typing import Any, TypeVar
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.gateway.event_copies.all_dead_letters import AllDeadLetters, LetterQuestion
 from weft.gateway.event_copies.held_events import AT_ONCE
 from weft.gateway.event_copies.kept_copies import CopyBatch, EventKind, KeptCopies
-from weft.gateway.event_copies.other_gateways import FIND_TAKEN, FORGET_TAKEN, KEEP, READ, TICKET
+from weft.gateway.event_copies.other_gateways import FIND_TAKEN, FORGET_TAKEN, KEEP, LETTERS, READ, TICKET
 from weft.gateway.lambda_api.http import LambdaRequest
 from weft.objects.errors import Forbidden, InvalidInput
 from weft.serving.answer import Answer
 from weft.trust.tickets import check_gateway_ticket
 
-PATHS = (KEEP, FIND_TAKEN, FORGET_TAKEN, READ)
+PATHS = (KEEP, FIND_TAKEN, FORGET_TAKEN, READ, LETTERS)
 T = TypeVar("T")
 
 
 class EventCopyApi:
-    def __init__(self, copies: KeptCopies, ticket_key: bytes, clock: Clock) -> None:
-        self._copies, self._key, self._clock = copies, ticket_key, clock
+    def __init__(self, copies: KeptCopies, letters: AllDeadLetters, ticket_key: bytes, clock: Clock) -> None:
+        self._copies, self._letters, self._key, self._clock = copies, letters, ticket_key, clock
 
     async def answer(self, request: LambdaRequest) -> Answer:
         """Raises WeftError."""
@@ -36,6 +38,8 @@ class EventCopyApi:
             answer = await self._copies.keep(batch)
         elif request.path == FIND_TAKEN:
             answer = await self._copies.find_taken(owner, _read(request, list[str])[:AT_ONCE])
+        elif request.path == LETTERS:
+            answer = await self._letters.answer(_read(request, LetterQuestion))
         elif request.path == READ:
             answer = await self._copies.read(*_read(request, tuple[EventKind, int]))
         else:

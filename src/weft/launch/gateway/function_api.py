@@ -63,7 +63,7 @@ async def serve_function_api(
         service.catalogue,
         dispatcher,
         LambdaApi(service.catalogue, dispatcher, deliveries, IdempotencyCache(clock)),
-        DeadLetterApi(deliveries),
+        DeadLetterApi(functions.letters),
         clock,
         functions.copies,
     )

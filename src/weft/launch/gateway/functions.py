@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from weft.client.server.others import OtherServers
 from weft.contracts.clock import Clock
 from weft.contracts.function_placement import KINDS, PlacementQuery, Ranking
+from weft.gateway.event_copies.all_dead_letters import AllDeadLetters
 from weft.gateway.event_copies.copying import Copying
 from weft.gateway.event_copies.other_gateways import OtherGateways, make_gateway_context
 from weft.gateway.event_copies.record import CopyRecords
@@ -100,11 +101,9 @@ class GatewayFunctions:
         self.events = EventFile(folder / "events.db")
         self.fired = ScheduleState(service.store, self.events, service.lease.name)
         queue, copying = EventQueue(self.events), None
-        self.copies: EventCopyApi | None = None
-        if others is not None:
-            records = CopyRecords(service.store)
-            copying = Copying(self.events, queue, others[0], service.lease, records, clock)
-            self.copies = EventCopyApi(copying.copies, others[1], clock)
+        gateways, key = others or (None, b"")
+        if gateways is not None:
+            copying = Copying(self.events, queue, gateways, service.lease, CopyRecords(service.store), clock)
         self.deliveries = Deliveries(
             queue,
             DeadLetters(self.events),
@@ -114,6 +113,8 @@ class GatewayFunctions:
             self.fired,
             copying=copying,
         )
+        self.letters = AllDeadLetters(self.deliveries, gateways)
+        self.copies = EventCopyApi(copying.copies, self.letters, key, clock) if copying is not None else None
         self.streams = FunctionStreams(service, self.deliveries, clock)
 
 
