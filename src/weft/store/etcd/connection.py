@@ -322,7 +322,7 @@ class EtcdConnection:
             return StoreFull(f"etcd {self.name} has used up its quota, and takes no writes", hint=self.full_hint)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = f"no answer in {self._timeout_seconds:g} s"
-        alone = len(self._endpoints) == 1 and not details.endswith("no leader")
+        alone = len(self.endpoints) == 1 and not details.endswith("no leader")
         return StoreUnavailable(
             f"etcd {self.name}: {details or code.name}",
             hint="check that etcd runs and has a leader" if alone else _MAJORITY,
