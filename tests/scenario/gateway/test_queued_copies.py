@@ -313,6 +313,35 @@ async def test_what_is_done_leaves_its_copy_and_is_not_run_by_the_other(fabric: 
     assert set(first.ran) == ids and second.ran == []
 
 
+async def test_an_invocation_that_its_caller_repeats_at_the_other_server_runs_once(fabric: Fabric) -> None:
+    first, second = await make_two(fabric)
+    first.nodes.says = hang
+    call = Call(id=new_uid(), project="default", name="f", payload=b"1")
+    await first.deliveries.accept(call)
+    await first.kill(leases=False)  # its caller got no answer
+    await second.deliveries.accept(call)
+    await asyncio.sleep(0.1)
+    assert second.ran == []
+    await first.lapse()
+    await until(lambda: second.ran == [call.id])
+    await second.deliveries.accept(call)
+    await asyncio.sleep(0.1)
+    assert second.ran == [call.id]
+
+
+async def test_copies_go_on_when_the_store_has_lost_the_record(fabric: Fabric) -> None:
+    """As after a restore of an older one."""
+    first, second = await make_two(fabric)
+    first.nodes.says = hang
+    ids = {await first.accept()}
+    for _ in range(2):
+        await first.kill(leases=False)
+        await fabric.store.commit([Delete(f"/-copies/{first.gateway}")])
+        await first.start()
+        ids.add(await first.accept())
+    assert await second.copied() == ids and second.ran == []
+
+
 async def test_a_server_that_froze_runs_nothing_until_it_knows_what_was_taken_over(fabric: Fabric) -> None:
     first, second = await make_two(fabric)
     started = asyncio.Event()

@@ -65,8 +65,7 @@ class Copying:
         Unavailable; then it isn't accepted, but may have run."""
         copied = self._waiting[event.id] = asyncio.get_running_loop().create_future()
         try:
-            await self._queue.add([event])
-            if not self._needs_no_copy():
+            if await self.copies.accept(event) and not self._needs_no_copy():
                 async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
                     await copied
         except TimeoutError:
@@ -100,6 +99,9 @@ class Copying:
                         log.warning("copies of events: %s", problem.message)
                     self._problem = problem.message
                     await self._clock.sleep(AGAIN_SECONDS)
+                except Exception:  # a defect, or a file that can't be read, must not end the copies for good
+                    log.exception("copies of events")
+                    await self._clock.sleep(LOOK_SECONDS)
         finally:
             self._file.on_written = lambda: None
             self._begun = self._has_inspected = False
@@ -120,6 +122,8 @@ class Copying:
                 log.info("events of another gateway are its own again")
             except Unavailable as problem:
                 log.warning("events of other gateways: %s", problem.message)
+            except Exception:  # a defect must not end taking over for good
+                log.exception("events of other gateways")
             await self._clock.sleep(LOOK_SECONDS)
 
     async def _step(self) -> float:

@@ -69,6 +69,19 @@ class KeptCopies:
         """Keep an owner's changes; if there is no space, only that some are gone."""
         return await self._file.do(lambda db: self._keep(db, batch))
 
+    async def accept(self, event: Event) -> bool:
+        """Put an event into the own queue, unless it is another gateway's that it has a copy of, or was; whether it did. A caller
+        repeats an invocation here when the gateway that accepted it dies before it answers."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            for table in ("copy", "taken"):
+                if db.execute(f"SELECT 1 FROM {table} WHERE id = ?", (event.id,)).fetchone():  # noqa: S608 (ours)
+                    return False
+            db.execute(INSERT, msgspec.structs.astuple(event))
+            return True
+
+        return await self._file.do(work)
+
     async def list_owners(self) -> list[Owner]:
         """The owners whose copies weren't taken over."""
         words = "SELECT name, era, since FROM owner WHERE era > taken"
@@ -152,7 +165,7 @@ def _take_over(db: sqlite3.Connection, owner: str, era: int) -> Counter[tuple[st
     while rows := db.execute(words, (owner, last, _AT_ONCE)).fetchall():
         events = [msgspec.msgpack.decode(event, type=Event) for _, event in rows]
         db.executemany(INSERT, [msgspec.structs.astuple(event) for event in events])
-        db.executemany("INSERT OR IGNORE INTO taken VALUES (?, ?)", [(owner, event.id) for event in events])
+        db.executemany("INSERT OR IGNORE INTO taken VALUES (?, ?)", [(event.id, owner) for event in events])
         waiting.update((event.project, event.name) for event in events if event.dead_at is None)
         last = rows[-1][0]
     db.execute("DELETE FROM copy WHERE owner = ?", (owner,))

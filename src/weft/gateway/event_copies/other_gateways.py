@@ -18,7 +18,7 @@ from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch, EventKi
 from weft.objects.errors import Unavailable, WeftError
 from weft.objects.identity import SERVER_NAME, ServerIdentity, new_uid, object_key
 from weft.protocol.function_counts import LEASE_PREFIX as GATEWAY_LEASES
-from weft.protocol.function_counts import name_gateway
+from weft.protocol.function_counts import name_gateway, read_gateway
 from weft.protocol.server.presence import LEASE_PREFIX, read_presence
 from weft.trust.tickets import sign_gateway_ticket
 
@@ -60,7 +60,7 @@ class OtherGateways:
 
     async def is_gone(self, gateway: str) -> bool:
         """Whether it is one of a server that was removed for good. Raises StoreUnavailable."""
-        server = gateway.rpartition("-")[0]
+        server = read_gateway(gateway)
         if server in self.live.values():
             return gateway not in self.live  # another one has its name
         return await self._store.get(object_key("server", None, server)) is None

@@ -55,6 +55,7 @@ CREATE TABLE IF NOT EXISTS copy (
     event BLOB NOT NULL,
     PRIMARY KEY (owner, id)
 ) STRICT;
+CREATE INDEX IF NOT EXISTS copy_id ON copy (id);
 CREATE TABLE IF NOT EXISTS owner (
     name TEXT PRIMARY KEY,
     era INTEGER NOT NULL,
@@ -62,9 +63,9 @@ CREATE TABLE IF NOT EXISTS owner (
     taken INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE IF NOT EXISTS taken (
-    owner TEXT NOT NULL,
     id TEXT NOT NULL,
-    PRIMARY KEY (owner, id)
+    owner TEXT NOT NULL,
+    PRIMARY KEY (id, owner)
 ) STRICT, WITHOUT ROWID;
 """
 
