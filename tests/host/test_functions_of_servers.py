@@ -157,6 +157,7 @@ def test_a_function_runs_at_either_gateway_and_a_repeated_call_once_when_the_fir
         assert invoke(fabric, server, 0.0)["began"] > killed_at
 
 
+@pytest.mark.long  # tests/scenario/gateway/test_queued_copies.py shows it in one process
 def test_queued_events_run_at_the_other_server_when_theirs_is_killed_and_not_again_when_it_returns(
     fabric: Fabric,
 ) -> None:
