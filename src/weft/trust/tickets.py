@@ -20,6 +20,7 @@ from weft.objects.errors import Forbidden, NotAuthenticated, Unavailable
 
 KEY_BYTES = 32
 LIFETIME_SECONDS = 60.0
+ANOTHER_GATEWAY = "anotherGateway"  # reason
 BLOB_LIFETIME_SECONDS = 3 * 3600.0
 
 
@@ -102,16 +103,19 @@ def check_repository_ticket(key: bytes, ticket: str, name: str, node_uid: str, n
         raise Forbidden("the ticket is for another node, or for something else", hint="ask for a new one")
 
 
-def sign_gateway_ticket(key: bytes, gateway: str, now: float) -> str:
-    """A ticket with which the gateway of that name asks those of other servers about its events, for a minute."""
-    return sign_ticket(key, {"verb": "event-copies", "gateway": gateway, "expires": now + LIFETIME_SECONDS})
+def sign_gateway_ticket(key: bytes, gateway: str, to: str, now: float) -> str:
+    """A ticket with which the gateway of that name asks another one, ``to``, about its events, for a minute."""
+    return sign_ticket(key, {"verb": "event-copies", "gateway": gateway, "to": to, "expires": now + LIFETIME_SECONDS})
 
 
-def check_gateway_ticket(key: bytes, ticket: str, now: float) -> str:
-    """The name of the gateway. Raises NotAuthenticated for an invalid ticket, Forbidden for one of something else."""
+def check_gateway_ticket(key: bytes, ticket: str, own: str, now: float) -> str:
+    """The name of the gateway that asks the gateway ``own``. Raises NotAuthenticated for an invalid ticket, Forbidden for one of
+    something else."""
     claims = verify_ticket(key, ticket, now)
     if claims.get("verb") != "event-copies":
         raise Forbidden("the ticket is for something else", hint="servers of the fabric ask here, nobody else")
+    if claims.get("to") != own:
+        raise Forbidden(f"this is gateway {own}; the ticket is for another one", reason=ANOTHER_GATEWAY)
     return str(claims.get("gateway"))
 
 

@@ -87,7 +87,7 @@ class Server:
             queue, self.letters, self.fabric.view, self.nodes, clock, fired, draw=lambda: 0.5, copying=self.copying
         )
         self.all_letters = AllDeadLetters(self.deliveries, self.others)
-        api = EventCopyApi(self.copying.copies, self.all_letters, KEY, clock)
+        api = EventCopyApi(self.copying.copies, self.all_letters, self.gateway, KEY, clock)
 
         async def answer(request: LambdaRequest) -> Answer:
             try:
@@ -103,8 +103,9 @@ class Server:
 
     async def _serve(self, lease: GatewayLease) -> None:
         """Renew the leases of the server and its gateway."""
-        presence = encode_presence(Presence(self.own.uid, functions=f"127.0.0.1:{self.http.ports[0]}"))
+        self.place = f"127.0.0.1:{self.http.ports[0]}"
         while True:
+            presence = encode_presence(Presence(self.own.uid, functions=self.place))
             await self.fabric.store.grant(SERVERS + self.name, self.name, 60, presence)
             if lease.is_wanted:
                 await lease.renew()
@@ -340,6 +341,19 @@ async def test_copies_go_on_when_the_store_has_lost_the_record(fabric: Fabric) -
         await first.start()
         ids.add(await first.accept())
     assert await second.copied() == ids and second.ran == []
+
+
+async def test_a_server_that_is_not_reached_at_its_address_has_no_copies(fabric: Fabric) -> None:
+    """As one whose functions are served on loopback: there this server answers itself."""
+    first, second = await make_two(fabric)
+    first.nodes.says = hang
+    at, second.place = second.place, first.place
+    await until(lambda: first.others._urls == {"s2": f"https://{first.place}"})
+    lone = await first.accept()
+    assert not first.others.live
+    assert await first.copied() == await second.copied() == set()
+    second.place = at
+    await until(lambda: has_copy(second, lone))
 
 
 async def test_a_server_that_froze_runs_nothing_until_it_knows_what_was_taken_over(fabric: Fabric) -> None:

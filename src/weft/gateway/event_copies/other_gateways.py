@@ -3,6 +3,7 @@ functions, with a ticket that a server of the fabric can sign."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,13 +16,14 @@ from weft.client.server.others import OtherServers
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch, EventKind, EventPage
-from weft.objects.errors import Unavailable, WeftError
+from weft.objects.errors import Forbidden, Unavailable, WeftError
 from weft.objects.identity import SERVER_NAME, ServerIdentity, new_uid, object_key
 from weft.protocol.function_counts import LEASE_PREFIX as GATEWAY_LEASES
 from weft.protocol.function_counts import name_gateway, read_gateway
 from weft.protocol.server.presence import LEASE_PREFIX, read_presence
-from weft.trust.tickets import sign_gateway_ticket
+from weft.trust.tickets import ANOTHER_GATEWAY, sign_gateway_ticket
 
+log = logging.getLogger("weft.gateway")
 KEEP, FIND_TAKEN, FORGET_TAKEN = "/v1/event-copies:keep", "/v1/event-copies:find-taken", "/v1/event-copies:forget-taken"
 READ, LETTERS = "/v1/event-copies:read", "/v1/event-copies:dead-letters"
 TICKET = "weft-ticket"  # header
@@ -42,6 +44,7 @@ class OtherGateways:
         self.name = name_gateway(own)
         self.live: dict[str, str] = {}  # their servers, by the gateways' names
         self._urls: dict[str, str] = {}  # by the servers' names
+        self._astray: dict[str, str] = {}  # URLs at which another one than the gateway answers, by its name
         self._asked: OtherServers = make_others(lambda _: self._urls)
 
     async def refresh(self) -> None:
@@ -50,8 +53,9 @@ class OtherGateways:
         for lease in await self._store.leases(LEASE_PREFIX, digests=True):
             found, name = read_presence(lease.digest), lease.name.removeprefix(LEASE_PREFIX)
             if found is not None and found.functions and found.uid != self._own.uid:
-                live[name_gateway(ServerIdentity(name, found.uid))] = name
-                urls[name] = f"https://{found.functions}"
+                gateway, urls[name] = name_gateway(ServerIdentity(name, found.uid)), f"https://{found.functions}"
+                if self._astray.get(gateway) != urls[name]:
+                    live[gateway] = name
         self.live, self._urls = live, urls
 
     async def list_running(self) -> set[str]:
@@ -91,11 +95,19 @@ class OtherGateways:
         server = self.live.get(gateway)
         if server is None:
             raise Unavailable(f"gateway {gateway} is away", reason="serverAway")
-        ticket = sign_gateway_ticket(self._key, self.name, self._clock.now())
+        ticket = sign_gateway_ticket(self._key, self.name, gateway, self._clock.now())
         headers = {TICKET: ticket, "Idempotency-Key": new_uid()}  # it may be sent again
         answer = await self._asked.ask(server, "POST", path, msgspec.msgpack.encode(body), headers=headers)
         try:
             raise_problem(answer)
             return msgspec.msgpack.decode(answer.body, type=type)
         except (WeftError, msgspec.MsgspecError) as problem:
+            if isinstance(problem, Forbidden) and problem.token == ANOTHER_GATEWAY:
+                self._astray[gateway] = url = self._urls[server]
+                self.live.pop(gateway, None)
+                log.warning(
+                    "server %s isn't reached at %s, which leads elsewhere: give it --functions ADDRESS:PORT",
+                    server,
+                    url,
+                )
             raise Unavailable(f"server {server} keeps no copies of events: {problem}", reason="serverAway") from None

@@ -22,12 +22,14 @@ T = TypeVar("T")
 
 
 class EventCopyApi:
-    def __init__(self, copies: KeptCopies, letters: AllDeadLetters, ticket_key: bytes, clock: Clock) -> None:
-        self._copies, self._letters, self._key, self._clock = copies, letters, ticket_key, clock
+    """``own`` is this gateway's name."""
+
+    def __init__(self, copies: KeptCopies, letters: AllDeadLetters, own: str, ticket_key: bytes, clock: Clock) -> None:
+        self._copies, self._letters, self._own, self._key, self._clock = copies, letters, own, ticket_key, clock
 
     async def answer(self, request: LambdaRequest) -> Answer:
         """Raises WeftError."""
-        owner = check_gateway_ticket(self._key, request.header(TICKET), self._clock.now())
+        owner = check_gateway_ticket(self._key, request.header(TICKET), self._own, self._clock.now())
         if request.method != "POST":
             raise InvalidInput(f"{request.method} is not allowed at this path", reason="methodNotAllowed", hint="POST")
         answer: Any = None

@@ -114,7 +114,9 @@ class GatewayFunctions:
             copying=copying,
         )
         self.letters = AllDeadLetters(self.deliveries, gateways)
-        self.copies = EventCopyApi(copying.copies, self.letters, key, clock) if copying is not None else None
+        self.copies = (
+            EventCopyApi(copying.copies, self.letters, service.lease.name, key, clock) if copying is not None else None
+        )
         self.streams = FunctionStreams(service, self.deliveries, clock)
 
 
