@@ -18,6 +18,7 @@ from weft.client.tls import make_tls
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import Recipe
 from weft.contracts.store import AtRevision, Delete, Put
+from weft.gateway.event_copies.other_gateways import OtherGateways
 from weft.gateway.function.invocation.call import Call
 from weft.gateway.function.service import FunctionService, make_view
 from weft.informer.accounts import KINDS as ACCOUNTS
@@ -206,6 +207,7 @@ class FunctionsLab:
         self.store = MemoryStore(self.clock)
         self.agents: dict[str, PretendAgent] = {}
         self.parts: GatewayFunctions
+        self.others: tuple[OtherGateways, bytes] | None = None
         self._running: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
@@ -214,8 +216,9 @@ class FunctionsLab:
         cache = Cache(self.store, make_view(*placing.KINDS, *ACCOUNTS, "token", indexes=(TOKENS_BY_KEY,)), clock)
         places = FunctionPlacing(cache.view)
         cache.subscribe(places.notice, placing.KINDS)
-        service = FunctionService(self.store, cache, places, clock, ticket_key=KEY, folder=self.folder / "gw")
-        self.parts = GatewayFunctions(service, self.folder / "gateway", self.clock)
+        name, folder = self.others[0].name if self.others else "gateway", self.folder / "gw"
+        service = FunctionService(self.store, cache, places, clock, ticket_key=KEY, folder=folder, name=name)
+        self.parts = GatewayFunctions(service, self.folder / "gateway", self.clock, self.others)
         await self.gateway_lab.restart(self.parts.streams)
         gateway = self.gateway_lab.gateway
         self._running = asyncio.ensure_future(self.functions.run(gateway.dial, lambda uid: uid in gateway.nodes))
@@ -349,9 +352,11 @@ class FunctionsLab:
 
 
 @asynccontextmanager
-async def functions_lab(folder: Path, store: Any = None) -> AsyncIterator[FunctionsLab]:
+async def functions_lab(
+    folder: Path, store: Any = None, others: tuple[OtherGateways, bytes] | None = None
+) -> AsyncIterator[FunctionsLab]:
     lab = FunctionsLab(folder)
-    lab.store = store or lab.store
+    lab.store, lab.others = store or lab.store, others
     await lab.store.open()
     async with lab.gateway_lab.serving():
         await lab.begin()

@@ -87,7 +87,7 @@ def test_lines_are_kept_in_their_order_with_when_and_by_which_invocation(tmp_pat
         b"1970-01-01T00:33:20.500Z - no end\n",
     ]
     assert log.read("uid", tail=1) == lines[-1:] and log.read("uid", tail=0) == []
-    assert log.read("uid", since=1500.0) == lines[-1:]
+    assert log.read("uid", since=stamp(1500.0)) == lines[-1:]
     assert log.read("other") == []
     log.close()
     again = PrintedLog(tmp_path)  # after a restart
@@ -106,9 +106,9 @@ async def test_a_function_s_lines_come_in_the_form_of_other_workloads_and_are_ch
     log.append("uid", b"ERROR \xff two\n", "id-2", now)
 
     async def ask(**given: Any) -> list[dict[str, str]]:
-        asked = await AggregatedLog.open(log, "uid", "thumbs", FunctionLogsInput(aggregate=True, **given), clock, "ann")
+        asked = await AggregatedLog.open("thumbs", FunctionLogsInput(aggregate=True, **given), clock, "ann")
         try:
-            return [json.loads(line) for line in asked.read().splitlines()]
+            return [json.loads(line) for line in asked.read(log.read("uid", since=asked.since)).splitlines()]
         finally:
             asked.close()
 
@@ -118,9 +118,7 @@ async def test_a_function_s_lines_come_in_the_form_of_other_workloads_and_are_ch
     assert len(whole[0]["time"]) == len("2026-11-21T03:50:00.123000Z") and whole[0]["time"].endswith("000Z")
     assert [line["message"] for line in await ask(filter="ERROR", since=50)] == ["id-2 ERROR \\xff two"]
     assert [line["message"] for line in await ask(regex="ERROR|id-1", until=50, tail=1)] == ["id-1 fine"]
-    follower = await AggregatedLog.open(
-        log, "uid", "thumbs", FunctionLogsInput(follow=True, filter="three"), clock, "ann"
-    )
+    follower = await AggregatedLog.open("thumbs", FunctionLogsInput(follow=True, filter="three"), clock, "ann")
     lines = [b"1970-01-01T00:16:40.000Z id-3 two\n", b"1970-01-01T00:16:40.000Z id-3 three\n"]
     assert json.loads(follower.choose(lines))["message"] == "id-3 three"
     follower.close()

@@ -87,6 +87,9 @@ class Reader:
         return run_stream(self.session, cast(Target, self.target), asked, self._take)
 
     def _take(self, descriptor: int, data: bytes) -> None:
+        if descriptor == 2:  # a warning of the gateway
+            self.session.notify(data.decode(errors="replace").rstrip())
+            return
         *lines, self._rest = (self._rest + data).split(b"\n")
         for text in lines:
             line: JournalLine = json.loads(text)

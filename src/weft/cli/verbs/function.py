@@ -217,6 +217,7 @@ def _metrics(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int
     target = find_one(session, kind, words, ("function",), "give one function")
     answer, _ = exchange(session, "function", target.name, "metrics", {})
     reply: dict[str, Any] = json.loads(answer)
+    session.client.http.on_away(reply["away"])
     if session.is_data:
         print_data(session, reply)
         return 0

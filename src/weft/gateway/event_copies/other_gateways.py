@@ -1,10 +1,12 @@
-"""The gateways of the fabric's other servers, as this one asks them to keep copies of its events: at their address for callers of
-functions, with a ticket that a server of the fabric can sign."""
+"""The gateways of the fabric's other servers, as this one asks them to keep copies of its events, and for what they recorded: at
+their address for callers of functions, with a ticket that a server of the fabric can sign."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,12 +14,12 @@ import msgspec
 
 from weft.client.answer import raise_problem
 from weft.client.context import Context
-from weft.client.server.others import OtherServers
+from weft.client.server.others import ANSWER_SECONDS, OtherServers
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch, EventKind, EventPage
-from weft.objects.errors import Forbidden, Unavailable, WeftError
-from weft.objects.identity import SERVER_NAME, ServerIdentity, new_uid, object_key
+from weft.objects.errors import Forbidden, StoreUnavailable, Unavailable, WeftError
+from weft.objects.identity import SERVER_NAME, ServerIdentity, kind_prefix, new_uid, object_key
 from weft.protocol.function_counts import LEASE_PREFIX as GATEWAY_LEASES
 from weft.protocol.function_counts import name_gateway, read_gateway
 from weft.protocol.server.presence import LEASE_PREFIX, read_presence
@@ -27,6 +29,7 @@ log = logging.getLogger("weft.gateway")
 KEEP, FIND_TAKEN, FORGET_TAKEN = "/v1/event-copies:keep", "/v1/event-copies:find-taken", "/v1/event-copies:forget-taken"
 READ, LETTERS = "/v1/event-copies:read", "/v1/event-copies:dead-letters"
 TICKET = "weft-ticket"  # header
+ALL_SECONDS = 5.0
 T = TypeVar("T")
 
 
@@ -45,6 +48,7 @@ class OtherGateways:
         self.live: dict[str, str] = {}  # their servers, by the gateways' names
         self._urls: dict[str, str] = {}  # by the servers' names
         self._astray: dict[str, str] = {}  # URLs at which another one than the gateway answers, by its name
+        self._servers: set[str] = set()  # all others
         self._asked: OtherServers = make_others(lambda _: self._urls)
 
     async def refresh(self) -> None:
@@ -88,20 +92,39 @@ class OtherGateways:
         """Ask a gateway about its dead letters. Raises Unavailable."""
         return await self._ask(gateway, LETTERS, question, answer)
 
+    async def ask_all(self, path: str, body: Callable[[str], Any], type: type[T]) -> tuple[dict[str, T], list[str]]:
+        """See ``function.record.all_gateways.AsksGateways``."""
+        with suppress(StoreUnavailable):  # those that served last are asked
+            await self.refresh()
+            page = await self._store.list(kind_prefix("server"))
+            self._servers = {entry.key.rpartition("/")[2] for entry in page.entries} - {self._own.name}
+
+        async def ask(gateway: str, server: str) -> tuple[str, T | None]:
+            try:
+                return server, await self._ask(gateway, path, body(server), type, seconds=ALL_SECONDS)
+            except Unavailable:
+                return server, None
+
+        answers = await asyncio.gather(*(ask(*one) for one in self.live.items()))
+        found = {server: answer for server, answer in answers if answer is not None}
+        return found, sorted(({server for server, _ in answers} | self._servers) - found.keys())
+
     def close(self) -> None:
         self._asked.close()
 
-    async def _ask(self, gateway: str, path: str, body: Any, type: type[T]) -> T:
+    async def _ask(self, gateway: str, path: str, body: Any, type: type[T], seconds: float = ANSWER_SECONDS) -> T:
         server = self.live.get(gateway)
         if server is None:
             raise Unavailable(f"gateway {gateway} is away", reason="serverAway")
         ticket = sign_gateway_ticket(self._key, self.name, gateway, self._clock.now())
         headers = {TICKET: ticket, "Idempotency-Key": new_uid()}  # it may be sent again
-        answer = await self._asked.ask(server, "POST", path, msgspec.msgpack.encode(body), headers=headers)
+        answer = await self._asked.ask(
+            server, "POST", path, msgspec.msgpack.encode(body), headers=headers, seconds=seconds
+        )
         try:
             raise_problem(answer)
             return msgspec.msgpack.decode(answer.body, type=type)
-        except (WeftError, msgspec.MsgspecError) as problem:
+        except (WeftError, msgspec.MsgspecError, RecursionError) as problem:
             if isinstance(problem, Forbidden) and problem.token == ANOTHER_GATEWAY:
                 self._astray[gateway] = url = self._urls[server]
                 self.live.pop(gateway, None)
@@ -110,4 +133,6 @@ class OtherGateways:
                     server,
                     url,
                 )
-            raise Unavailable(f"server {server} keeps no copies of events: {problem}", reason="serverAway") from None
+            raise Unavailable(
+                f"the gateway of server {server} gives no answer: {problem}", reason="serverAway"
+            ) from None

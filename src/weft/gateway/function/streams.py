@@ -14,16 +14,19 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.gateway.function.invocation.call import AcceptsEvents, Call, InvocationOutcome, read_client_context
 from weft.gateway.function.record.aggregated_log import AggregatedLog
+from weft.gateway.function.record.all_gateways import FunctionRecords
+from weft.gateway.function.record.output_log import stamp
 from weft.gateway.function.service import FunctionService
 from weft.gateway.stream.connection import StreamConnection
 from weft.gateway.stream.splice import Carried
 from weft.kinds.function import FunctionLogsInput, InvokeInput
 from weft.objects.errors import InvalidInput, NotFound, TooLarge, WeftError
 from weft.protocol.devices import MOST_MESSAGE_BYTES, MOST_MESSAGES, DeviceMessage
-from weft.protocol.frames import FrameType, encode_data, encode_error, encode_exit, encode_json
+from weft.protocol.frames import FrameType, encode_data, encode_error, encode_exit, encode_frame, encode_json
 from weft.protocol.invocations import MAX_PAYLOAD_BYTES
 
 T = TypeVar("T", bound=msgspec.Struct)
+Choose = Callable[[list[bytes]], bytes]
 VERBS = ("invoke", "logs", "metrics")
 
 
@@ -37,11 +40,11 @@ class FunctionTarget(msgspec.Struct, frozen=True):
 
 
 class FunctionStreams:
-    """Streams of ``service``; ``events`` takes asynchronous invocations."""
+    """Streams of ``service``; ``events`` takes asynchronous invocations, ``records`` has what this gateway and others recorded."""
 
-    def __init__(self, service: FunctionService, events: AcceptsEvents, clock: Clock) -> None:
-        self._service, self._events, self._clock = service, events, clock
-        self._dispatcher, self._record, self._log = service.dispatcher, service.record, service.printed
+    def __init__(self, service: FunctionService, events: AcceptsEvents, records: FunctionRecords, clock: Clock) -> None:
+        self._service, self._events, self._records, self._clock = service, events, records, clock
+        self._dispatcher, self._log = service.dispatcher, service.printed
 
     def on_agent(self, node_uid: str) -> None:
         self._service.on_agent(node_uid)
@@ -141,42 +144,52 @@ class FunctionStreams:
         if asked.aggregate:
             await self._aggregate(client, target, asked, carried, asker)
             return
-        since = self._clock.now() - asked.since if asked.since else 0.0
-        follower = self._log.follow(target.uid) if asked.follow else None
-        try:
-            text = b"".join(await asyncio.to_thread(self._log.read, target.uid, tail=asked.tail, since=since))
-            await _send(client, text, carried)
-            if follower is not None:
-                await self._follow(client, follower.lines, carried)
-                return
-        finally:
-            if follower is not None:
-                self._log.leave(target.uid, follower)
-        await client.send(encode_exit(0))
+        since = stamp(self._clock.now() - asked.since) if asked.since else ""
+        await self._send_lines(client, target.uid, asked, since, carried, b"".join, b"".join)
 
     async def _aggregate(
         self, client: StreamConnection, target: FunctionTarget, asked: FunctionLogsInput, carried: Carried, asker: str
     ) -> None:
         """Raises InvalidInput."""
-        log = await AggregatedLog.open(self._log, target.uid, target.name, asked, self._clock, asker)
-        follower = self._log.follow(target.uid) if asked.follow else None
+        log = await AggregatedLog.open(target.name, asked, self._clock, asker)
+        whole = FunctionLogsInput(follow=asked.follow)  # it takes the last ones of those that it chooses
         try:
-            await _send(client, await asyncio.to_thread(log.read), carried)
-            if follower is not None:
-                await self._follow(client, follower.lines, carried, log.choose)
-                return
+            await self._send_lines(client, target.uid, whole, log.since, carried, log.read, log.choose)
         finally:
             log.close()
+
+    async def _send_lines(
+        self,
+        client: StreamConnection,
+        uid: str,
+        asked: FunctionLogsInput,
+        since: str,
+        carried: Carried,
+        show: Choose,
+        show_new: Choose,
+    ) -> None:
+        """Send the lines of all gateways, and to who follows new ones; ``since``: a stamp."""
+        follower = self._log.follow(uid) if asked.follow else None
+        gathering: asyncio.Future[None] | None = None
+        try:
+            begun = await self._records.read_lines(uid, tail=asked.tail, since=since)
+            for server in begun.away:
+                said = f"warning: server {server} is away: what lies only there is missing\n"
+                await client.send(encode_frame(FrameType.STDERR, said.encode()))
+            await _send(client, await asyncio.to_thread(show, begun.lines), carried)
             if follower is not None:
-                self._log.leave(target.uid, follower)
+                gathering = asyncio.ensure_future(self._records.gather(uid, follower, begun))
+                await self._follow(client, follower.lines, carried, show_new)
+                return
+        finally:
+            if gathering is not None:
+                gathering.cancel()
+            if follower is not None:
+                self._log.leave(uid, follower)
         await client.send(encode_exit(0))
 
     async def _follow(
-        self,
-        client: StreamConnection,
-        lines: asyncio.Queue[bytes],
-        carried: Carried,
-        choose: Callable[[list[bytes]], bytes] = b"".join,
+        self, client: StreamConnection, lines: asyncio.Queue[bytes], carried: Carried, choose: Choose
     ) -> None:
         leaving = asyncio.ensure_future(_until_gone(client))
         try:
@@ -194,7 +207,7 @@ class FunctionStreams:
             leaving.cancel()
 
     async def _metrics(self, client: StreamConnection, target: FunctionTarget, given: Any, carried: Carried) -> None:
-        metrics = self._record.read_metrics(target.uid, target.project, target.name)
+        metrics = await self._records.read_metrics(target.uid, target.project, target.name)
         await _send(client, msgspec.json.encode(metrics), carried)
         await client.send(encode_exit(0))
 

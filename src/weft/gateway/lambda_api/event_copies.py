@@ -3,7 +3,7 @@ for the dead letters that lie here."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -12,13 +12,12 @@ from weft.gateway.event_copies.all_dead_letters import AllDeadLetters, LetterQue
 from weft.gateway.event_copies.held_events import AT_ONCE
 from weft.gateway.event_copies.kept_copies import CopyBatch, EventKind, KeptCopies
 from weft.gateway.event_copies.other_gateways import FIND_TAKEN, FORGET_TAKEN, KEEP, LETTERS, READ, TICKET
-from weft.gateway.lambda_api.http import LambdaRequest
+from weft.gateway.lambda_api.http import LambdaRequest, read_packed
 from weft.objects.errors import Forbidden, InvalidInput
 from weft.serving.answer import Answer
 from weft.trust.tickets import check_gateway_ticket
 
 PATHS = (KEEP, FIND_TAKEN, FORGET_TAKEN, READ, LETTERS)
-T = TypeVar("T")
 
 
 class EventCopyApi:
@@ -34,25 +33,16 @@ class EventCopyApi:
             raise InvalidInput(f"{request.method} is not allowed at this path", reason="methodNotAllowed", hint="POST")
         answer: Any = None
         if request.path == KEEP:
-            batch = _read(request, CopyBatch)
+            batch = read_packed(request, CopyBatch)
             if batch.owner != owner:
                 raise Forbidden(f"the ticket is one of gateway {owner}, not of {batch.owner}")
             answer = await self._copies.keep(batch)
         elif request.path == FIND_TAKEN:
-            answer = await self._copies.find_taken(owner, _read(request, list[str])[:AT_ONCE])
+            answer = await self._copies.find_taken(owner, read_packed(request, list[str])[:AT_ONCE])
         elif request.path == LETTERS:
-            answer = await self._letters.answer(_read(request, LetterQuestion))
+            answer = await self._letters.answer(read_packed(request, LetterQuestion))
         elif request.path == READ:
-            answer = await self._copies.read(*_read(request, tuple[EventKind, int]))
+            answer = await self._copies.read(*read_packed(request, tuple[EventKind, int]))
         else:
             await self._copies.forget_taken(owner)
         return Answer(200, msgspec.msgpack.encode(answer), ())
-
-
-def _read(request: LambdaRequest, type: type[T]) -> T:
-    try:
-        return msgspec.msgpack.decode(request.body, type=type)
-    except msgspec.MsgspecError as problem:
-        raise InvalidInput(
-            f"the request can't be read: {problem}", hint="is the release of that server another?"
-        ) from None

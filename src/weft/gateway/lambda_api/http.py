@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
+from weft.objects.errors import InvalidInput
 from weft.serving import request as serving
 from weft.serving.answer import Answer, Answers
 
 log = logging.getLogger("weft.gateway")
+T = TypeVar("T")
 
 
 class LambdaRequest(msgspec.Struct):
@@ -27,6 +30,16 @@ class LambdaRequest(msgspec.Struct):
         """The first of that name; "" if there is none."""
         found = self.headers.get(name)
         return found[0] if found else ""
+
+
+def read_packed(request: LambdaRequest, type: type[T]) -> T:
+    """The body of a request of another server's gateway, in msgpack. Raises InvalidInput."""
+    try:
+        return msgspec.msgpack.decode(request.body, type=type)
+    except (msgspec.MsgspecError, RecursionError) as problem:
+        raise InvalidInput(
+            f"the request can't be read: {problem}", hint="is the release of that server another?"
+        ) from None
 
 
 def make_app(handle: Callable[[LambdaRequest], Awaitable[Answer]], failed: Answer) -> Answers:

@@ -66,6 +66,7 @@ async def serve_function_api(
         DeadLetterApi(functions.letters),
         clock,
         functions.copies,
+        functions.records,
     )
     sockets: list[socket.socket] = []
     app = make_app(router.answer, FAILED)

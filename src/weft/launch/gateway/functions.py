@@ -14,6 +14,7 @@ from weft.gateway.event_copies.all_dead_letters import AllDeadLetters
 from weft.gateway.event_copies.copying import Copying
 from weft.gateway.event_copies.other_gateways import OtherGateways, make_gateway_context
 from weft.gateway.event_copies.record import CopyRecords
+from weft.gateway.function.record.all_gateways import FunctionRecords
 from weft.gateway.function.service import FunctionService, make_view
 from weft.gateway.function.streams import FunctionStreams
 from weft.gateway.function_events.dead_letters import DeadLetters
@@ -22,6 +23,7 @@ from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import EventQueue
 from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.gateway.lambda_api.event_copies import EventCopyApi
+from weft.gateway.lambda_api.function_records import FunctionRecordApi
 from weft.informer.accounts import KINDS as ACCOUNTS
 from weft.informer.accounts import make_directory
 from weft.informer.cache import Cache, whole
@@ -86,8 +88,8 @@ class PlacesOnceWanted:
 
 class GatewayFunctions:
     """``service`` with the queue of events and the streams on it. The HTTP API opens the file of events in ``folder``;
-    ``directory`` knows what users may do. ``others``: gateways that have copies of events, with the key of tickets; None: no other
-    server can come."""
+    ``directory`` knows what users may do. ``others``: gateways that have copies of events, and records of their own, with the key
+    of tickets; None: no other server can come."""
 
     def __init__(
         self,
@@ -114,10 +116,11 @@ class GatewayFunctions:
             copying=copying,
         )
         self.letters = AllDeadLetters(self.deliveries, gateways)
-        self.copies = (
-            EventCopyApi(copying.copies, self.letters, service.lease.name, key, clock) if copying is not None else None
-        )
-        self.streams = FunctionStreams(service, self.deliveries, clock)
+        name = service.lease.name
+        self.copies = EventCopyApi(copying.copies, self.letters, name, key, clock) if copying is not None else None
+        recorded = FunctionRecords(service.record, service.printed, gateways, clock)
+        self.records = FunctionRecordApi(recorded, name, key, clock) if gateways is not None else None
+        self.streams = FunctionStreams(service, self.deliveries, recorded, clock)
 
 
 def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: bytes) -> GatewayFunctions:

@@ -5,41 +5,39 @@ from __future__ import annotations
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.gateway.function.record.output_log import PrintedLog, stamp
+from weft.gateway.function.record.output_log import STAMP_BYTES, stamp
 from weft.kinds.function import FunctionLogsInput
 from weft.objects.errors import InvalidInput
 from weft.telemetry.logs.lines import PrintedLine
 from weft.telemetry.logs.match import Matcher, await_matcher
 
-_STAMP_BYTES = len(stamp(0.0))
-
 
 class AggregatedLog:
-    """The log of the function ``uid``, as ``asked``; ``close`` it."""
+    """The log of the function ``name``, as ``asked``; ``close`` it."""
 
-    def __init__(
-        self, log: PrintedLog, uid: str, name: str, asked: FunctionLogsInput, clock: Clock, matcher: Matcher | None
-    ) -> None:
-        self._log, self._uid, self._source, self._asked = log, uid, f"function/{name}", asked
+    def __init__(self, name: str, asked: FunctionLogsInput, clock: Clock, matcher: Matcher | None) -> None:
+        self._source, self._asked = f"function/{name}", asked
         self._now = clock.now()
         self._matcher = matcher
 
     @classmethod
-    async def open(
-        cls, log: PrintedLog, uid: str, name: str, asked: FunctionLogsInput, clock: Clock, asker: str
-    ) -> AggregatedLog:
+    async def open(cls, name: str, asked: FunctionLogsInput, clock: Clock, asker: str) -> AggregatedLog:
         """``asker``: the person. Raises InvalidInput, Unavailable."""
         if asked.follow and asked.until:
             raise InvalidInput("until can't be given together with follow: what follows is later", field="until")
-        return cls(log, uid, name, asked, clock, await await_matcher(asked.filter, asked.regex, clock, asker))
+        return cls(name, asked, clock, await await_matcher(asked.filter, asked.regex, clock, asker))
 
-    def read(self) -> bytes:
-        """Read what is there by now. Raises InvalidInput for a pattern that takes too long."""
+    @property
+    def since(self) -> str:
+        """The stamp of the oldest lines that are wanted; "": all are."""
+        return stamp(self._now - self._asked.since) if self._asked.since else ""
+
+    def read(self, lines: list[bytes]) -> bytes:
+        """Choose from those that there are since ``since``. Raises InvalidInput for a pattern that takes too long."""
         asked = self._asked
-        lines = self._log.read(self._uid, since=self._now - asked.since if asked.since else 0.0)
         if asked.until:
             before = stamp(self._now - asked.until).encode()
-            lines = [line for line in lines if line[:_STAMP_BYTES] < before]
+            lines = [line for line in lines if line[:STAMP_BYTES] < before]
         chosen = self._match(lines)
         return _encode(chosen if asked.tail < 0 else chosen[len(chosen) - min(asked.tail, len(chosen)) :], self._source)
 
@@ -55,7 +53,7 @@ class AggregatedLog:
         if self._matcher is None or not lines:
             return lines
         self._matcher.begin()
-        messages = [line[_STAMP_BYTES + 1 :] for line in lines]
+        messages = [line[STAMP_BYTES + 1 :] for line in lines]
         places, at = {}, 0
         for index, message in enumerate(messages):
             places[at] = lines[index]
@@ -67,9 +65,9 @@ def _encode(lines: list[bytes], source: str) -> bytes:
     return b"".join(
         msgspec.json.encode(
             PrintedLine(
-                line[: _STAMP_BYTES - 1].decode("ascii", "replace") + "000Z",
+                line[: STAMP_BYTES - 1].decode("ascii", "replace") + "000Z",
                 source,
-                line[_STAMP_BYTES + 1 : -1].decode("utf-8", "backslashreplace"),
+                line[STAMP_BYTES + 1 : -1].decode("utf-8", "backslashreplace"),
             )
         )
         + b"\n"

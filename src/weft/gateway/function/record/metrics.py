@@ -7,7 +7,7 @@ Durations go into buckets whose widths grow with them, eight to each doubling, s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -83,6 +83,15 @@ class FunctionMetrics(msgspec.Struct, frozen=True):
     init: Percentiles
     most_memory: int
     instances: list[NodeInstances]
+    away: list[str] = []  # servers whose gateways' counts are missing
+
+
+class MetricsPart(msgspec.Struct):
+    """The part of a function's metrics that one gateway has."""
+
+    counts: Counts
+    concurrent: int
+    instances: list[NodeInstances]
 
 
 class Counts(msgspec.Struct):
@@ -121,14 +130,49 @@ class Counts(msgspec.Struct):
             self.most_memory = outcome.most_memory
 
 
-def _more(counts: dict[str, int], what: str) -> None:
+def add_counts(one: Counts, other: Counts) -> Counts:
+    """The counts of two gateways together. ``most_concurrent`` is that of the one that had more."""
+    return Counts(
+        since=min(one.since, other.since),
+        invocations=one.invocations + other.invocations,
+        throttles=one.throttles + other.throttles,
+        lost=one.lost + other.lost,
+        most_concurrent=max(one.most_concurrent, other.most_concurrent),
+        most_memory=max(one.most_memory, other.most_memory),
+        errors=_add(one.errors, other.errors),
+        refused=_add(one.refused, other.refused),
+        starts=_add(one.starts, other.starts),
+        duration=_add_durations(one.duration, other.duration),
+        latency=_add_durations(one.latency, other.latency),
+        init=_add_durations(one.init, other.init),
+    )
+
+
+def _add(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    sums = dict(one)
+    for what, count in other.items():
+        _more(sums, what, count)
+    return sums
+
+
+def _add_durations(one: Durations, other: Durations) -> Durations:
+    buckets = {key: one.buckets.get(key, 0) + other.buckets.get(key, 0) for key in one.buckets.keys() | other.buckets}
+    return Durations(buckets, one.count + other.count, one.sum + other.sum, max(one.most, other.most))
+
+
+def _more(counts: dict[str, int], what: str, more: int = 1) -> None:
     if what not in counts and len(counts) >= MOST_KINDS:
         what = OTHERS
-    counts[what] = counts.get(what, 0) + 1
+    counts[what] = counts.get(what, 0) + more
 
 
 def make_metrics(
-    counts: Counts, function: str, project: str, concurrent: int, instances: list[NodeInstances]
+    counts: Counts,
+    function: str,
+    project: str,
+    concurrent: int,
+    instances: list[NodeInstances],
+    away: Sequence[str] = (),
 ) -> FunctionMetrics:
     return FunctionMetrics(
         function=function,
@@ -147,6 +191,7 @@ def make_metrics(
         init=_describe(counts.init),
         most_memory=counts.most_memory,
         instances=instances,
+        away=list(away),
     )
 
 

@@ -4,6 +4,7 @@ when the newer is full. So between 4 and 8 MiB of the newest lines are kept, unt
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ OPEN_FILES = 64
 FOLLOWER_LINES = 10_000  # that wait for a slow reader; of more the oldest are dropped
 LONGEST_LINE_BYTES = 64 * 1024
 CURRENT, BEFORE = "current.log", "before.log"
+STAMP_BYTES = len("2026-11-21T03:50:00.123Z")
 
 
 class Follower:
@@ -66,12 +68,11 @@ class PrintedLog:
         if not followers:
             self._followers.pop(function, None)
 
-    def read(self, function: str, *, tail: int = -1, since: float = 0.0) -> list[bytes]:
-        """The last ``tail`` lines (-1: all) of those printed since ``since`` (unix seconds)."""
-        lines = [line for name in (BEFORE, CURRENT) for line in _lines(self._folder / function / name)]
+    def read(self, function: str, *, tail: int = -1, since: str = "") -> list[bytes]:
+        """The last ``tail`` lines (-1: all) of those printed since the stamp ``since``."""
+        lines = [line for name in (BEFORE, CURRENT) for line in _lines(self._folder / function / name, since)]
         if since:
-            least = stamp(since).encode()
-            lines = [line for line in lines if line[: len(least)] >= least]
+            lines = [line for line in lines if line[:STAMP_BYTES] >= since.encode()]
         return lines if tail < 0 else lines[len(lines) - min(tail, len(lines)) :]
 
     def keep_only(self, functions: set[str]) -> None:
@@ -117,9 +118,11 @@ def stamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path, since: str) -> Iterator[bytes]:
+    """Those of a file; none if it was written for the last time before ``since``."""
     try:
         with open(path, "rb") as file:
-            yield from file
+            if stamp(os.fstat(file.fileno()).st_mtime + 1.0) >= since:
+                yield from file
     except FileNotFoundError:
         return

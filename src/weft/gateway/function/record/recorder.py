@@ -13,7 +13,7 @@ from weft.gateway.function.instance.keep_alive import KeepAliveController
 from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.function.invocation.tracker import InvocationTracker
 from weft.gateway.function.record.counts_file import CountsFile
-from weft.gateway.function.record.metrics import Counts, FunctionMetrics, find_instances, make_metrics
+from weft.gateway.function.record.metrics import Counts, MetricsPart, find_instances
 from weft.gateway.function.record.output_log import PrintedLog
 from weft.protocol.function_counts import FunctionCounts
 from weft.protocol.invocations import Printed
@@ -81,13 +81,16 @@ class InvocationRecorder:
     def disconnected(self, node: str) -> None:
         self._keep_alive.disconnect(node)
 
-    def read_metrics(self, uid: str, project: str, name: str) -> FunctionMetrics:
+    def read_part(self, uid: str) -> MetricsPart:
+        """The part of the function's metrics that this gateway has."""
+
         def is_its(digest: str) -> bool:
             known = self._catalogue.function_of(digest)
             return known is not None and known[0] == uid
 
         instances = find_instances(self._agents.fleet, is_its, self._agents.name_of)
-        return make_metrics(self._find(uid), name, project, self._running(uid), instances)
+        counts = self._counts.get(uid) or self._kept.read(uid) or Counts(since=self._clock.now())
+        return MetricsPart(counts, self._running(uid), instances)
 
     def list_counts(self, uids: Iterable[str]) -> dict[str, FunctionCounts]:
         """List the counts of these functions, since this gateway's start; of one that wasn't invoked zeros, so that its first is an
