@@ -87,7 +87,9 @@ def running_agents(folders: list[Path], *options: str) -> Iterator[list[int]]:
             process.wait()
 
 
-async def until(what: str, admin: Connection, path: str, count: int) -> None:
+async def until(
+    what: str, admin: Connection, path: str, count: int, patience_seconds: float = PATIENCE_SECONDS
+) -> None:
     """Wait until the list at ``path`` has ``count`` objects."""
     begun = time.monotonic()
     while True:
@@ -95,8 +97,8 @@ async def until(what: str, admin: Connection, path: str, count: int) -> None:
         found = len(msgspec.json.decode(body, type=_Names).items) if status == 200 else 0
         if found >= count:
             return
-        if time.monotonic() - begun > PATIENCE_SECONDS:
-            raise SystemExit(f"{what}: {found} of {count} after {PATIENCE_SECONDS:.0f} s")
+        if time.monotonic() - begun > patience_seconds:
+            raise SystemExit(f"{what}: {found} of {count} after {patience_seconds:.0f} s")
         await asyncio.sleep(POLL_SECONDS)
 
 

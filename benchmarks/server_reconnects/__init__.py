@@ -30,6 +30,7 @@ AGENTS = int(os.environ.get("WEFT_BENCH_AGENTS", "1000"))
 MOST_SECONDS = 10.0
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 90.0
+ONLINE_SECONDS = 600.0
 SETTLE_SECONDS = 20.0
 
 
@@ -88,7 +89,7 @@ async def run(fabric: Fabric, folder: Path) -> Reconnects:
     )
     admin = await Connection.open(here)
     with running_agents(folders, "--gateways"):
-        await until_there("nodes online", admin, "/v1/nodes?fields=status.phase=Ready", AGENTS)
+        await until_there("nodes online", admin, "/v1/nodes?fields=status.phase=Ready", AGENTS, ONLINE_SECONDS)
         store = RemoteStore(third.state / "store.sock", SystemClock())
         await store.open()
         port = int(fabric.servers["s1"].gateway.rpartition(":")[2])

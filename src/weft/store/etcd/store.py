@@ -49,6 +49,7 @@ from weft.store.watches import Watches
 _PAGE_ENTRIES = 500  # of 256 KB at most
 _REPLAY_BATCHES = 2_000
 _REPLAY_BYTES = 16_000_000
+_RECENT_BYTES = 16_000_000  # of commits in memory, for those who resume their watches
 _RESUME_SECONDS = 0.1
 _LONGEST_LAG_SECONDS = 10.0
 
@@ -246,7 +247,7 @@ class EtcdStore:
         self._base = int(base.value) if base is not None else 0
         self._position = self._published = mark
         self._lost = False
-        self._watches = Watches(self._epoch, self._base + mark, self._replay)
+        self._watches = Watches(self._epoch, self._base + mark, self._replay, recent_bytes=_RECENT_BYTES)
         if former is not None:
             former.close()
 
@@ -319,6 +320,7 @@ class EtcdStore:
         if revision > self._born:
             await self._connection.compact(revision)
             self._compacted = revision
+            self._live().forget(self._base + revision)
 
     async def _replay(self, prefix: str, position: int, until: int) -> tuple[builtins.list[Batch], int]:
         epoch, base, size = self._epoch, self._base, 0
