@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 import ssl
 import threading
@@ -30,6 +31,7 @@ from weft.client.server.endpoints import AWAY_HEADER
 from weft.client.server.others import MOST_BYTES
 from weft.controllers.metrics.spreader import Spreader
 from weft.objects.errors import Throttled, Unavailable
+from weft.telemetry.metrics import moments as moments_module
 from weft.telemetry.metrics.moments import mark_moment
 from weft.telemetry.metrics.sample import Sample
 
@@ -168,6 +170,24 @@ def test_moments_that_a_killed_database_had_just_taken_are_copied_again(lab: Ser
     wait_until(lambda: behind(lab.second) == ([], []))
     lab.flush()
     assert int(own_counts(lab, 1)["a"]) in range(2, COUNT)
+
+
+@pytest.mark.parametrize("most_bytes", [20_000, 1_000])
+def test_a_piece_that_is_too_large_is_halved_and_one_moment_that_is_is_left_out(
+    lab: Servers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, most_bytes: int
+) -> None:
+    monkeypatch.setattr(moments_module, "MOST_BYTES", most_bytes)
+    drawn, moments = random.Random(1), [lab.now - 10_000 * back for back in range(5, 5 + COUNT)]
+    names = [(("project", "a"), ("name", f"vm-{number}")) for number in range(1_000)]
+    samples = [Sample("weft_guest_cpu_cores", name, at, round(drawn.random(), 3)) for at in moments for name in names]
+    lab.databases[0].send([*samples, *(mark_moment(at, len(names)) for at in moments)])
+    lab.announce()
+    wait_until(lambda: "s1" in lab.second.api.history_copies.reached)
+    lab.flush()
+    answer = json.loads(lab.ask(lab.admins[1], "count(count_over_time(weft_guest_cpu_cores[1h]) == 12)").body)
+    found = [one["value"][1] for one in answer["data"]["result"]]
+    assert found == (["1000"] if most_bytes == 20_000 else [])
+    assert ("too many to be copied" in caplog.text) is (not found)
 
 
 @contextmanager

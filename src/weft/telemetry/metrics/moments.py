@@ -1,8 +1,8 @@
 """The moments of which a history has all samples, and copies of these: how the histories of several servers become the same.
 
 Each recording ends with a sample of ``METRIC``, so a history that has that one has the others of its moment. What one history lacks
-is what another one's moments are more; their samples go from database to database as VictoriaMetrics packs them, and the moments
-follow once they are there. To copy the same twice changes nothing."""
+is what another one's moments are more; their samples go from database to database as JSON in gzip (VictoriaMetrics' own packing
+cuts no blocks, so a minute would be a day), and the moments follow once they are there. To copy the same twice changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from weft.telemetry.metrics.sample import HEADERS, Sample, encode_samples
 from weft.telemetry.metrics.sender import WRITE_PATH
 
 METRIC = "weft_metrics_recorded_samples"
-LATE_SECONDS = 60.0  # that a sample may be older than the moment of its recording
+LATE_SECONDS = (
+    35.0  # that a sample may be older than the moment of its recording: as long as a heartbeat counts, and more
+)
 MOST_BYTES = 15 << 20  # of a copy, packed
 _SECONDS = 30.0
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -57,7 +59,7 @@ async def read_moments(asker: Asker, database: Database, start: float, end: floa
 async def pack_samples(asker: Asker, database: Database, start: float, end: float) -> bytes:
     """All samples from ``start`` to ``end``, but for the moments themselves. Raises WeftError; TooLarge beyond MOST_BYTES."""
     selector = f'{{__name__!="{METRIC}"}}'
-    reply = await _post(asker, database, "/api/v1/export/native", selector, start, end, {"Accept-Encoding": "gzip"})
+    reply = await _post(asker, database, "/api/v1/export", selector, start, end, {"Accept-Encoding": "gzip"})
     if not reply.body.startswith(_GZIP):
         raise Unavailable("the database for metrics gave samples that cannot be read")
     return reply.body
@@ -68,7 +70,7 @@ async def unpack_samples(asker: Asker, database: Database, packed: bytes, moment
     WeftError; the moments are missing then."""
     if not packed.startswith(_GZIP):
         raise Unavailable("this is not a copy of samples")
-    await _put(asker, database, "/api/v1/import/native", packed, _PACKED)
+    await _put(asker, database, "/api/v1/import", packed, _PACKED)
     await put_samples(asker, database, encode_samples(mark_moment(*moment) for moment in moments))
 
 
