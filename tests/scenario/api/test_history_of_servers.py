@@ -190,6 +190,15 @@ def test_a_piece_that_is_too_large_is_halved_and_one_moment_that_is_is_left_out(
     assert ("too many to be copied" in caplog.text) is (not found)
 
 
+def test_a_server_that_keeps_no_history_lacks_nothing_that_others_want(lab: Servers) -> None:
+    lab.record(0)
+    lab.second.api.history = None
+    lab.announce()
+    answer = lab.ask(lab.admins[0])
+    assert counts(answer) == {"a": str(COUNT), "b": str(COUNT)} and AWAY_HEADER not in answer.headers
+    assert behind(lab.first) == ([], [])
+
+
 @contextmanager
 def peer_that_answers(lab: Servers, body: bytes, head: bytes = b"") -> Iterator[str]:
     """A server of the fabric, by its certificate, that gives this to every request."""

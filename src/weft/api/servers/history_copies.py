@@ -18,7 +18,7 @@ from weft.client.answer import ClientAnswer
 from weft.client.server.others import ANSWER_SECONDS, OtherServers
 from weft.contracts.clock import Clock
 from weft.objects.errors import Unavailable, WeftError
-from weft.telemetry.metrics.database import Database
+from weft.telemetry.metrics.database import Database, make_off
 from weft.telemetry.metrics.moments import LATE_SECONDS, Moment, list_missing, read_moments, unpack_samples
 
 EVERY_SECONDS = 5.0
@@ -27,7 +27,7 @@ OVERLAP_SECONDS = 600.0
 DOUBT_SECONDS = 30.0  # before a start of the database: what a killed one had just taken may be there in part
 PIECE_SECONDS = 3600.0  # that are copied together
 MOST_SPAN_SECONDS = 86_400.0 + LATE_SECONDS  # of one question
-COPY_SECONDS = 30.0  # that a piece may take
+COPY_SECONDS = 45.0  # that a piece may take
 SHOWN_SECONDS = 12.0  # after which the database shows all that it took, also to questions that it was asked before
 FIRST_SECONDS = 5.0  # that a query may wait after a start
 _HOUR, _ALONE_SECONDS, _LOOK_SECONDS = 3600.0, 1.0, 0.05
@@ -40,6 +40,10 @@ class Moments(msgspec.Struct):
 
     moments: list[Moment]
     reached: dict[str, float]
+
+
+class _Problem(msgspec.Struct):
+    reason: str = ""
 
 
 class Behind(NamedTuple):
@@ -103,6 +107,7 @@ class HistoryCopies:
                     self._lacking.add(name)
                     await self._copy(name, history, database, run)
                 reached = reached or theirs.reached
+                self._tried.add(name)
             if name in self._lacking:
                 await self._clock.sleep(SHOWN_SECONDS)
         except WeftError as problem:
@@ -126,7 +131,7 @@ class HistoryCopies:
         """Those of the server ``name``, without what was not asked for. Raises Unavailable; the server counts as away then."""
         try:
             answer = await self._ask(name, "moments", start, end, ANSWER_SECONDS)
-            given = msgspec.json.decode(answer.body, type=Moments)
+            given = msgspec.json.decode(answer.body, type=Moments) if answer.status == 200 else Moments([], {})
         except (Unavailable, msgspec.MsgspecError, RecursionError) as problem:
             self._away.add(name)
             raise Unavailable(
@@ -139,7 +144,7 @@ class HistoryCopies:
         """Raises Unavailable."""
         path = f"/v1/history/{what}?start={start:.3f}&end={end:.3f}"
         answer = await self._others.ask(name, "GET", path, seconds=seconds)
-        if answer.status not in (200, 413):
+        if answer.status not in (200, 413) and not _keeps_none(answer):
             raise Unavailable(f"it answers {answer.status}")
         return answer
 
@@ -160,6 +165,14 @@ class HistoryCopies:
                 _log.warning(
                     "%d samples of one moment are too many to be copied from server %s", piece[0].samples, name
                 )
+
+
+def _keeps_none(answer: ClientAnswer) -> bool:
+    """Whether a server says that it keeps no history."""
+    try:
+        return msgspec.json.decode(answer.body, type=_Problem).reason == make_off().token
+    except (msgspec.MsgspecError, RecursionError):
+        return False
 
 
 def _list_days(since: float, until: float) -> Iterator[tuple[float, float]]:

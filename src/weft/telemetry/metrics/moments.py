@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from weft.contracts.http.connection import Reply
-from weft.objects.errors import Unavailable
+from weft.objects.errors import TimedOut, TooLarge, Unavailable
 from weft.telemetry.metrics.database import Asker, Database
 from weft.telemetry.metrics.sample import HEADERS, Sample, encode_samples
 from weft.telemetry.metrics.sender import WRITE_PATH
@@ -57,9 +57,13 @@ async def read_moments(asker: Asker, database: Database, start: float, end: floa
 
 
 async def pack_samples(asker: Asker, database: Database, start: float, end: float) -> bytes:
-    """All samples from ``start`` to ``end``, but for the moments themselves. Raises WeftError; TooLarge beyond MOST_BYTES."""
+    """All samples from ``start`` to ``end``, but for the moments themselves. Raises WeftError; TooLarge beyond MOST_BYTES, and if
+    they take too long."""
     selector = f'{{__name__!="{METRIC}"}}'
-    reply = await _post(asker, database, "/api/v1/export", selector, start, end, {"Accept-Encoding": "gzip"})
+    try:
+        reply = await _post(asker, database, "/api/v1/export", selector, start, end, {"Accept-Encoding": "gzip"})
+    except TimedOut as problem:
+        raise TooLarge("the samples of this time are too many to be packed", hint="ask for a shorter time") from problem
     if not reply.body.startswith(_GZIP):
         raise Unavailable("the database for metrics gave samples that cannot be read")
     return reply.body
