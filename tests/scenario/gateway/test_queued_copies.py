@@ -212,7 +212,6 @@ async def make_two(fabric: Fabric) -> tuple[Server, Server]:
     """Two servers that have seen each other."""
     first, second = await fabric.add("s1"), await fabric.add("s2")
     await until(lambda: first.gateway in second.others.live and second.gateway in first.others.live)
-    await until(lambda: fabric.store.get(f"/-copies/{first.gateway}"))
     return first, second
 
 
@@ -222,6 +221,16 @@ async def test_the_only_server_keeps_no_record_and_needs_no_lease(fabric: Fabric
     await until(lambda: only.ran == [id])
     assert (await fabric.store.list("/-copies/")).entries == []
     assert await fabric.store.leases(LEASE_PREFIX) == []
+
+
+async def test_servers_without_events_need_no_record_and_no_lease_either(fabric: Fabric) -> None:
+    first, second = await make_two(fabric)
+    await asyncio.sleep(0.2)
+    assert (await fabric.store.list("/-copies/")).entries == []
+    first.nodes.says = hang
+    id = await first.accept()
+    assert await second.copied() == {id}
+    assert {lease.name for lease in await fabric.store.leases(LEASE_PREFIX)} == {LEASE_PREFIX + first.gateway}
 
 
 async def test_an_event_is_acknowledged_when_another_server_has_it_and_runs_there_when_its_own_is_killed(

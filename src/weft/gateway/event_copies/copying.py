@@ -54,7 +54,7 @@ class Copying:
         self._waiting: dict[str, asyncio.Future[None]] = {}  # for their copies, by event
         self._has_inspected = self._begun = False
         self._lapses = 0  # of the lease, at the begin
-        self._found: FoundRecord | None = None  # None: this is the only server, and always was
+        self._found: FoundRecord | None = None  # None: there was nothing to copy yet, or no other server
         self._least_era = 0
         self._begins = self._is_whole = False  # the next batch is the first one of its era; there are copies of all
         self._failed: dict[str, float] = {}  # when a gateway kept nothing, in elapsed seconds
@@ -116,7 +116,7 @@ class Copying:
                 await self._others.refresh()
                 self._has_inspected = True
                 self._alarm.ring()
-                if self._found is not None and self._begun:
+                if self._begun:
                     stir_all(await self._take_over.inspect(), stir)
             except PreconditionFailed:
                 log.info("events of another gateway are its own again")
@@ -133,10 +133,11 @@ class Copying:
         if not self.may_run():
             await self._begin()
         if self._found is None:
-            if self._others.live:
+            if await self._has_to_copy():
                 self._begun = False
                 return 0.0
-            self._acknowledge(list(self._waiting))
+            if not self._others.live:
+                self._acknowledge(list(self._waiting))
             return LOOK_SECONDS
         holder = await self._find_holder(self._found)
         if not holder:
@@ -148,7 +149,7 @@ class Copying:
         """Begin an era: events that another gateway has taken over are held."""
         self._begun = False
         found = await self._records.read(self._others.name)
-        if found is None and not self._others.live:
+        if found is None and not await self._has_to_copy():
             await self._changes.end()
             self._found, self._begun = None, True
             return
@@ -223,7 +224,13 @@ class Copying:
         return 0.0
 
     def _needs_no_copy(self) -> bool:
-        return self.may_run() and (self._found is None or not self._found.record.holder)
+        if self._found is None:
+            return self._begun and not self._others.live
+        return self.may_run() and not self._found.record.holder
+
+    async def _has_to_copy(self) -> bool:
+        """Whether there are events, and another server: without events this gateway needs no lease and no record."""
+        return bool(self._others.live) and (bool(self._waiting) or await self._queue.has_any())
 
     def _acknowledge(self, ids: Iterable[str]) -> None:
         for id in ids:

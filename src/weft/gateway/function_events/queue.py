@@ -64,6 +64,10 @@ class EventQueue:
         )
         return [Backlog(*row) for row in rows]
 
+    async def has_any(self) -> bool:
+        """Whether there are events, or dead letters."""
+        return bool(await self._file.do(lambda db: db.execute("SELECT 1 FROM event LIMIT 1").fetchone()))
+
     async def is_dead(self, id: str) -> bool:
         """Whether it is a dead letter."""
         return bool(await select(self._file, "id = ? AND dead_at IS NOT NULL", (id,)))
