@@ -9,6 +9,8 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -23,6 +25,8 @@ from benchmarks.measurement import Figure, Measurement
 from weft.agent.node.enrolment import FILE, read_enrolment
 from weft.client.context import Context
 from weft.contracts.clock import SystemClock
+from weft.contracts.store import Lease
+from weft.objects.errors import StoreUnavailable
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS
 from weft.store.remote import RemoteStore
 
@@ -69,7 +73,10 @@ async def follow(store: RemoteStore, killed_at: float, names: set[str]) -> dict[
     while len(found) < len(names):
         now = time.monotonic()
         assert now - killed_at < PATIENCE_SECONDS, f"{len(found)} of {len(names)} came back"
-        for lease in await store.leases(LEASE_PREFIX):
+        leases: Sequence[Lease] = ()
+        with suppress(StoreUnavailable):
+            leases = await store.leases(LEASE_PREFIX)
+        for lease in leases:
             renewed_at = now - (LEASE_SECONDS - lease.remaining_seconds)
             # read a moment late at most: one from just before the kill isn't counted
             if renewed_at > killed_at + POLL_SECONDS:

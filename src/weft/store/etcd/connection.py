@@ -42,7 +42,7 @@ _AGAIN_SECONDS = 0.1
 _ELECTION_SECONDS = 5.0  # at most, on a machine that isn't hopelessly overloaded
 _MAJORITY = "more than half of its members must run: start the servers that are away"
 _SEEK_AGAIN_SECONDS = 2.0  # after a leader that was not found, or failed
-_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_TIMED_OUT = "context deadline exceeded"  # etcd's words, with the code "unknown", if it sees an end before we do
 _REFUSED = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
 _WITH_LEADER = (("hasleader", "true"),)  # a member cut off from the others ends its watches instead of going silent
 
@@ -212,12 +212,15 @@ class EtcdConnection:
             except grpc.aio.AioRpcError as problem:
                 if problem.code() in refused:
                     raise EtcdRefused(problem.details() or "") from None
-                if problem.code() in _AGAIN and leader is not None and leader is self._leader:
+                code, details = problem.code(), problem.details() or ""
+                timed_out = code is grpc.StatusCode.DEADLINE_EXCEEDED or _TIMED_OUT in details
+                may_repeat = timed_out or code is grpc.StatusCode.UNAVAILABLE
+                if may_repeat and leader is not None and leader is self._leader:
                     self._forget_leader()
                 self._note_leaderless(problem)
-                if problem.code() not in _AGAIN or self._clock.elapsed() + _AGAIN_SECONDS >= ends_at:
+                if not may_repeat or self._clock.elapsed() + _AGAIN_SECONDS >= ends_at:
                     raise self._translate(problem) from problem
-                if problem.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                if timed_out:
                     longest *= _LONGER
             except asyncio.CancelledError:
                 self._check_cancelled()
