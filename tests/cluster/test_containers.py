@@ -177,7 +177,7 @@ def test_without_a_registry_weft_holds_the_image(cluster: Cluster, gone_containe
     assert done == cluster.ok("job", "logs", "once") == "done\n"
     said = cluster.fails(6, "vm", "create", "wrong", "--image", "busybox")
     assert "wrongImage" in said and "oci://" in said
-    assert "wrongImage" in cluster.fails(6, "container", "create", gone_containers("disk"), "--image", "tiny")
+    assert "wrongImage" in cluster.fails(2, "container", "create", gone_containers("disk"), "--image", "tiny")
     assert "image list" in cluster.fails(3, "container", "create", gone_containers("none"), "--image", "nothing")
     secret = ["--registry-secret", "regcred"]
     assert "--registry-secret" in cluster.fails(2, "container", "create", "none", *words, *secret)

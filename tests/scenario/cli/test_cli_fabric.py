@@ -102,6 +102,8 @@ def test_a_detached_command_says_what_can_be_attached_to_in_its_project_too(fabr
         assert said.out == " ".join(("volume/v  created; operation volume/v@1", *where)) + "\n"
         attached = fabric.weft("operation", "attach", "volume/v@1", *where, "--timeout", "20s")
         assert attached.out.startswith("volume/v  Available after"), attached.err
+    later = fabric.weft("operation", "show", "volume/v@99")
+    assert later.code == 3 and "operation volume/v@99 not found: the newest is volume/v@1" in later.err
     job = fabric.weft("job", "run", "j", "--image", "registry.example.org/x:1", "-p", "far", "--detach")
     assert job.out == "job/j  created; watch: weft operation attach job/j@1 -p far\n"
     late = fabric.weft(*job.out.partition("watch: weft ")[2].split(), "--timeout", "10ms")
@@ -184,7 +186,7 @@ def test_a_dry_run_of_something_new_says_whether_and_where_it_would_be_placed(fa
     held = fabric.weft("vm", "create", "dry", "--image", "tiny", "--memory", "900G", "--hold", "--dry-run")
     assert (held.code, held.out) == (0, "vm/dry  would be created\n")
     task = fabric.weft("run", "dry", "tiny", "--dry-run")
-    assert task.code == 6 and "image tiny is a disk for VMs" in task.err
+    assert task.code == 2 and "image tiny is a disk for VMs" in task.err
     here = fabric.weft("--context", "/no/context", "vm", "create", "dry", "--image", "nosuch", "--dry-run=client")
     assert (here.code, here.out) == (0, "vm/dry  would be created; no server was contacted\n")
     assert fabric.weft("vm", "create", "--dry-run=client", "dry", "--image", "tiny", "--cpu", "x").code == 2

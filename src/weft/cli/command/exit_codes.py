@@ -65,7 +65,6 @@ _BY_REASON: dict[str, int] = {
     "snapshotMissing": UNPLACEABLE,
     "imageFailed": UNPLACEABLE,
     "imageNotReady": UNPLACEABLE,
-    "wrongImage": UNPLACEABLE,
     "volumeNotReady": UNPLACEABLE,
     "groupNotReady": UNPLACEABLE,
     "constraintNotReady": UNPLACEABLE,

@@ -350,6 +350,9 @@ class Noun(Words):
     def noun(self) -> str | None:
         return self.kind.name
 
+    def every_word(self) -> Iterable[str]:
+        return [*self.entries(), *PROCESS_WORDS.get(self.kind.name, ())]
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = self.entries().get(cmd_name)
         return load(cmd_name, entry, self.kind) if entry else None

@@ -76,7 +76,7 @@ def _login(
     save_as: str | None,
     **place: str | None,
 ) -> None:
-    if save_as and _names_file(save_as) and Path(save_as).is_file():
+    if save_as and _names_file(save_as) and Path(save_as).exists():
         _refuse_other_file(Path(save_as))
     server = _find_server(session, **place)
     if user or save_as:
@@ -194,6 +194,10 @@ def _names_file(save_as: str) -> bool:
 
 def _refuse_other_file(path: Path) -> None:
     """A login renews a context, and replaces no other file. Raises InvalidInput."""
+    if path.is_dir():
+        raise InvalidInput(
+            f"--save-as: {path} is a folder", field="--save-as", hint=f"give a file in it: {path}/NAME.json"
+        )
     try:
         read_context(path)
     except InvalidInput:

@@ -124,7 +124,10 @@ def _get(session: Session, id_: str) -> dict[str, Any] | None:
         if generation is None:
             raise
         return None
-    if generation is not None and generation != obj.get("generation", 1):
+    newest = obj.get("generation", 1)
+    if generation is not None and generation > newest:
+        raise NotFound(f"operation {id_} not found: the newest is {name_operation(obj)}", hint="weft operation list")
+    if generation is not None and generation < newest:
         session.notify(f"{id_} was superseded by {name_operation(obj)}")
     return obj
 

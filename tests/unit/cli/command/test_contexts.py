@@ -73,6 +73,8 @@ def test_contexts_have_names_and_one_is_in_use(weft: Weft, home: Path) -> None:
     (home / "diary.txt").write_text("dear diary")
     code, _, err = weft("login", "--server", "https://one", "--user", "ann", "--save-as", str(home / "diary.txt"))
     assert code == 2 and "diary.txt exists already and is not a context" in err
+    code, _, err = weft("login", "--server", "https://one", "--user", "ann", "--save-as", f"{home}/")
+    assert code == 2 and f"is a folder\ngive a file in it: {home}/NAME.json" in err
 
 
 def test_the_context_of_another_server_is_replaced_only_by_force(weft: Weft, home: Path) -> None:
