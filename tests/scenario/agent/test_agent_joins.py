@@ -101,6 +101,9 @@ def test_a_wrong_token_and_a_taken_name_are_told_apart(api: ApiLab, tmp_path: Pa
         join_as(api, tmp_path / "c")
     with pytest.raises(Forbidden, match="n7"):
         join_as(api, tmp_path / "d", "n8", make_token(api, node="n7"))
+    with pytest.raises(Forbidden, match="lets a server join"):
+        join_as(api, tmp_path / "d", "n8", make_token(api, use="server"))
+    assert {path.name for path in tmp_path.iterdir()} == {"server", "b"}
     with pytest.raises(NotFound):
         read_enrolment(tmp_path / "c")
 

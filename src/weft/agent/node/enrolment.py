@@ -14,7 +14,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -112,7 +112,6 @@ def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, ad
     if present is not None and _is_valid(state_dir, present):
         return present
     ca = fetch_ca(server, ca_sha256)
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _hold(state_dir):
         # An earlier join may have outlived its caller and ended only now.
         present = _find_enrolment(state_dir)
@@ -139,13 +138,20 @@ def _is_valid(state_dir: Path, enrolment: Enrolment) -> bool:
 
 
 def _join(state_dir: Path, server: str, ca: str, token: str, node: str, address: str) -> Enrolment:
-    csr = _make_request(state_dir / "node.key")
+    key = state_dir / "node.key"
+    is_new = not key.exists()
+    csr = _make_request(key)
     http = Http(Context(server=server, ca=ca, token=token, server_name=SERVER_NAME))
     try:
         answer = http.request("POST", "/v1/join", JoinInput(node, csr))
     finally:
         http.close()
-    raise_problem(answer)
+    try:
+        raise_problem(answer)
+    except WeftError:
+        if is_new:
+            key.unlink()
+        raise
     given = msgspec.json.decode(answer.body, type=JoinAnswer)
     write_durably(state_dir / "ca.crt", ca.encode(), 0o644)
     write_durably(state_dir / "node.crt", given.certificate.encode(), 0o644)
@@ -156,11 +162,23 @@ def _join(state_dir: Path, server: str, ca: str, token: str, node: str, address:
 
 @contextmanager
 def _hold(state_dir: Path) -> Iterator[None]:
-    """One join at a time for a state folder: two would mix a key of one with a certificate of the other."""
-    descriptor = os.open(state_dir / "join.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """One join at a time for a state folder: two would mix a key of one with a certificate of the other. One that fails leaves no
+    folder behind that it has made, unless its key is in it."""
+    is_new = not state_dir.exists()
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = state_dir / "join.lock"
+    was_locked = lock.exists()
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    except BaseException:
+        if not was_locked:
+            lock.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):  # its key may be there: the join goes on with it
+                state_dir.rmdir()
+        raise
     finally:
         os.close(descriptor)
 
