@@ -7,6 +7,7 @@ was given stands in the store, so one of an older release gets the newer ones, e
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,7 @@ from weft.trust.tokens import make_token, make_token_id, parse_token, verify_sec
 DEFAULT_CIDR = "10.214.0.0/20"
 _LABEL = "weft/bootstrap"  # of the fabric's own tokens: for whom
 _SERVER_LABEL = "weft/server"  # … and which server made it: it leaves those of others alone
+_FILE_LABEL = "weft/context"  # … and for which file, by a digest of its path: those in other files stay valid
 _OWNER = f"/fabric/{FABRIC}/ca"  # the store's key of the digest
 _GIVEN = f"/defaultrules/{FABRIC}/given"  # the store's key of the names of the default rules that there were, as JSON
 
@@ -124,20 +126,24 @@ async def _write_admin_context(context: ApiContext, path: Path, server: str, nam
         if wanted != old:
             await asyncio.to_thread(write_context, path, wanted)
         return
-    text = await _make_token(context, "admin", "admin", name)
+    text = await _make_token(context, "admin", "admin", name, _name_file(path))
     project = old.project if old is not None else "default"
     await asyncio.to_thread(write_context, path, Context(server=server, ca=ca, token=text, project=project))
 
 
-async def _make_token(context: ApiContext, subject: str, role: str, server: str) -> str:
-    """A new token of the fabric's own; older ones of ``subject`` that this server made are deleted."""
-    await _drop_old(context, subject, server)
+async def _make_token(context: ApiContext, subject: str, role: str, server: str, file: str) -> str:
+    """A new token of the fabric's own; older ones of ``subject`` that this server made for the same ``file`` are deleted."""
+    await _drop_old(context, subject, server, file)
     text, sha256 = make_token(name := make_token_id(subject))
     spec = {"use": "access", "role": role, "subject": subject}
-    labels, marks = {_LABEL: subject, _SERVER_LABEL: server}, {"sha256": sha256}
+    labels, marks = {_LABEL: subject, _SERVER_LABEL: server, _FILE_LABEL: file}, {"sha256": sha256}
     manifest = Manifest(kind=TOKEN, name=name, project=None, labels=labels, spec=spec, marks=marks)
     await settle(context, lambda view: admit.plan_create(context, view, manifest, None))
     return text
+
+
+def _name_file(path: Path) -> str:
+    return hashlib.sha256(bytes(path.absolute())).hexdigest()[:12]
 
 
 async def _is_good(context: ApiContext, text: str, role: str) -> bool:
@@ -148,9 +154,9 @@ async def _is_good(context: ApiContext, text: str, role: str) -> bool:
     return facts is not None and facts.spec.role == role and verify_secret(token.secret, facts.marks.sha256)
 
 
-async def _drop_old(context: ApiContext, subject: str, place: str) -> None:
+async def _drop_old(context: ApiContext, subject: str, place: str, file: str) -> None:
     page = await context.store.list(kind_prefix("token"))
     for entry in page.entries:
         labels = decode_envelope(entry.value).labels
-        if (labels.get(_LABEL), labels.get(_SERVER_LABEL)) == (subject, place):
+        if (labels.get(_LABEL), labels.get(_SERVER_LABEL), labels.get(_FILE_LABEL, file)) == (subject, place, file):
             await context.store.commit([Delete(entry.key)])

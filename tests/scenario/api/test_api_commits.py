@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -659,18 +660,20 @@ def stand_in_a_network(lab: ApiLab, number: int) -> None:
 
 
 def begin_anew_with_an_empty_store(lab: ApiLab, number: int) -> None:
+    shutil.rmtree(lab.folder / "lost", ignore_errors=True)
     lab.run(lab.store.commit([Delete("/project/-/default"), Delete("/network/default/default")]))
     lab.run(
         lab.store.commit([Delete(key) for key in ("/defaultrules/-/given", OWNER, "/project/-/fabric", FIRST_RULE)])
     )
     _keep_token(lab)
-    lab.run(bootstrap(lab.api, lab.folder / f"context{number}.json", lab.context.server))
+    lab.run(bootstrap(lab.api, lab.folder / "lost" / "context.json", lab.context.server))
     assert lab.stored("/network/default/default") is not None
 
 
 def begin_with_a_newer_rule(lab: ApiLab, number: int) -> None:
+    shutil.rmtree(lab.folder / "lost", ignore_errors=True)
     lab.run(lab.store.commit([Put("/defaultrules/-/given", b"[]"), Put(OWNER, b"former"), Delete(FIRST_RULE)]))
-    lab.run(bootstrap(lab.api, lab.folder / f"context{number}.json", lab.context.server))
+    lab.run(bootstrap(lab.api, lab.folder / "lost" / "context.json", lab.context.server))
     assert lab.stored(FIRST_RULE) is not None
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.scenario.controllers_lab import Lab
 
 from weft.kinds.server import ServerStatus, StoreUse
-from weft.launch.server.membership.presence import keep_presence
+from weft.launch.server.membership.presence import keep_presence, wait_for_name
 from weft.objects.envelope import decode_part
 from weft.objects.errors import InUse
 from weft.objects.identity import ServerIdentity
@@ -111,4 +111,13 @@ async def test_a_second_server_of_the_same_name_ends_with_a_remedy(tmp_path: Pat
         with pytest.raises(InUse, match="another server of this fabric is called s1"):
             second.result()
         assert not first.done()
+        third = asyncio.create_task(wait_for_name(lab.store, ServerIdentity("s1", "three"), lab.clock))
+
+        async def refused() -> bool:
+            return third.done()
+
+        await lab.until(refused)
+        with pytest.raises(InUse, match="another server of this fabric is called s1"):  # before it writes anything
+            third.result()
+        await wait_for_name(lab.store, ServerIdentity("s1", "one"), lab.clock)
         first.cancel()

@@ -520,6 +520,19 @@ def test_neither_a_login_nor_a_server_that_starts_replaces_the_context_of_anothe
         assert caught.value.hint and kept.read_text() == "my notes"
 
 
+def test_a_server_that_starts_without_its_context_file_leaves_that_one_valid(lab: ApiLab, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    for path in (first, second, first):
+        lab.run(bootstrap(lab.api, path, lab.context.server))
+    tokens = [read_context(path).token for path in (first, second)]
+    for token in tokens:
+        assert lab.connect(msgspec.structs.replace(lab.context, token=token)).list("token").items
+    first.unlink()  # it is lost: its token is good no more
+    lab.run(bootstrap(lab.api, first, lab.context.server))
+    with pytest.raises(NotAuthenticated):
+        lab.connect(msgspec.structs.replace(lab.context, token=tokens[0])).list("token")
+
+
 def test_who_has_a_role_in_one_project_works_there_and_sees_no_other(
     lab: ApiLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,7 @@ from weft.launch.server.logs import keep_log, open_logs
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.membership.keys import read_keys
 from weft.launch.server.membership.members import OwnMember, check_member
-from weft.launch.server.membership.presence import keep_presence
+from weft.launch.server.membership.presence import keep_presence, wait_for_name
 from weft.launch.server.membership.removal import Removed, note_removal
 from weft.launch.server.membership.upkeep import keep_store
 from weft.launch.server.traces import make_tracer, open_traces
@@ -178,6 +178,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     server = make_api_server(build_app(context, logs.write_line), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
+        await wait_for_name(store, identity, clock)
         await upgrade_objects(store)
         await bootstrap(
             context, options.context or state / "context.json", url, options.network or DEFAULT_CIDR, identity.name

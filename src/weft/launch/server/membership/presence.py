@@ -37,10 +37,7 @@ async def keep_presence(
                 presence = msgspec.structs.replace(find_presence(), is_known=bool(known))
                 lease = await store.grant(name, holder, LEASE_SECONDS, encode_presence(presence))
                 if lease is None and clock.elapsed() - began >= LEASE_SECONDS:  # not one that was removed a moment ago
-                    raise InUse(
-                        f"another server of this fabric is called {identity.name}",
-                        hint="start this one with another --state and --server NAME",
-                    )
+                    raise _taken(identity)
                 # A lease's age is known to those who look: who leads here next needn't begin to count.
                 await store.leases(LEASE_PREFIX)
             except StoreUnavailable as problem:
@@ -51,6 +48,23 @@ async def keep_presence(
             await store.release(name, holder)
         except StoreUnavailable as problem:
             _log.info("the lease of server %s will expire: %s", identity.name, problem)
+
+
+async def wait_for_name(store: Store, identity: ServerIdentity, clock: Clock) -> None:
+    """Wait until no other server has this one's name: the lease of one that died lapses. Raises InUse when one keeps it."""
+    name, holder = LEASE_PREFIX + identity.name, name_holder(identity.name, identity.uid)
+    until = clock.elapsed() + LEASE_SECONDS
+    while any(lease.name == name and lease.holder != holder for lease in await store.leases(name)):
+        if clock.elapsed() >= until:
+            raise _taken(identity)
+        await clock.sleep(1.0)
+
+
+def _taken(identity: ServerIdentity) -> InUse:
+    return InUse(
+        f"another server of this fabric is called {identity.name}",
+        hint="start this one with another --state and --server NAME",
+    )
 
 
 async def _find_own(store: Store, name: str, known: str) -> str:
