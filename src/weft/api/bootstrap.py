@@ -43,15 +43,19 @@ async def bootstrap(
 ) -> None:
     """Create the first project, network (with ``cidr``) and alert rules if the store is new, and an admin's context for ``server``
     in ``context_path``. ``name``: of this server among those of the fabric."""
-    await retry(context, lambda: _mark_store(context))
+    await mark_store(context)
     await retry(context, lambda: _make_default(context, cidr))
     await retry(context, lambda: _offer_rules(context))
     await _write_admin_context(context, context_path, server, name)
 
 
-async def _mark_store(context: ApiContext) -> None:
+async def mark_store(context: ApiContext) -> None:
     """Write down whose store it is, by the digest of the fabric's CA certificate. Raises InUse while a server of another fabric
     serves it."""
+    await retry(context, lambda: _mark_store(context))
+
+
+async def _mark_store(context: ApiContext) -> None:
     mark, own = await context.store.get(_OWNER), hash_ca(context.authority.ca).encode()
     if mark is not None and mark.value == own:
         return

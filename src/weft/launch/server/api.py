@@ -19,7 +19,7 @@ import uvloop
 
 import weft
 from weft.api.app import build_app
-from weft.api.bootstrap import DEFAULT_CIDR, bootstrap
+from weft.api.bootstrap import DEFAULT_CIDR, bootstrap, mark_store
 from weft.api.context import ApiContext, Settings
 from weft.api.request.trace import RequestTraces
 from weft.api.server import make_api_server, parse_address
@@ -178,6 +178,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     server = make_api_server(build_app(context, logs.write_line), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
+        await mark_store(context)  # another fabric may have a server of this name
         await wait_for_name(store, identity, clock)
         await upgrade_objects(store)
         await bootstrap(
