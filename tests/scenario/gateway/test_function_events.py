@@ -33,7 +33,7 @@ from weft.informer.view import View
 from weft.kinds.function import FunctionSpec
 from weft.launch.gateway import function_api
 from weft.objects.envelope import Envelope, encode_envelope, merge_part
-from weft.objects.errors import StoreUnavailable, Throttled, TooLarge, Unavailable, WeftError
+from weft.objects.errors import NotFound, StoreUnavailable, Throttled, TooLarge, Unavailable, WeftError
 from weft.objects.identity import new_uid
 from weft.protocol.function_counts import LEASE_PREFIX, LEASE_SECONDS
 from weft.protocol.invocations import InvocationAnswer, InvocationRefused, Invoke
@@ -265,6 +265,24 @@ async def test_what_can_not_run_now_waits_without_costing_a_retry_until_it_is_to
     await lab.time.pass_(3700)
     (letter,) = await lab.dead("f")
     assert letter.tries == 0 and letter.error_type == refusal.token
+
+
+async def test_an_event_of_a_version_that_is_gone_holds_up_no_other_and_is_a_dead_letter_after_a_minute(
+    lab: Lab,
+) -> None:
+    lab.nodes.says = lambda call: (
+        NotFound("no version", reason="functionNotFound")
+        if call.qualifier
+        else InvocationOutcome(id=call.id, payload=b"1")
+    )
+    await lab.accept("f", qualifier="9")
+    await lab.time.pass_(1)
+    await lab.accept("f")
+    await lab.time.pass_(1)
+    assert await lab.waiting() == 1 and [call.qualifier for call in lab.nodes.calls] == ["9", ""]
+    await lab.time.pass_(70)
+    (letter,) = await lab.dead("f")
+    assert (letter.tries, letter.error_type, await lab.waiting()) == (0, "functionNotFound", 0)
 
 
 async def test_an_invocation_that_was_lost_is_run_again(lab: Lab) -> None:

@@ -91,6 +91,7 @@ async def test_what_is_refused_comes_as_an_error(tmp_path: Path) -> None:
         hello = await lab.function("hello", max_concurrent=0)
         assert (await call(lab, hello))[1].error().token == "tooManyRequests"
         assert (await call(lab, hello, qualifier="9"))[1].error().token == "functionNotFound"
+        assert (await call(lab, hello, qualifier="9", later=True))[1].error().token == "functionNotFound"
         assert (await call(lab, hello, b"x" * (6 * MIB + 1)))[1].error().token == "tooLarge"
         assert (await call(lab, hello, later=True))[1].error().token == "unavailable"  # the file of events isn't open
         assert (await call(lab, hello, timeout=-1))[1].error().token == "invalidInput"

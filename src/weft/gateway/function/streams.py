@@ -102,6 +102,8 @@ class FunctionStreams:
             traceparent=traceparent,
         )
         if asked.later:
+            catalogue = self._service.catalogue
+            catalogue.published(catalogue.find(call.project, call.name), call.qualifier)
             await self._events.accept(call)
             await client.send(encode_json(FrameType.EXIT, {"code": 0, "requestId": call.id}))
             return

@@ -11,12 +11,13 @@ import msgspec
 
 from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.function_events.queue import Event
-from weft.objects.errors import InvalidInput, TooLarge, WeftError
+from weft.objects.errors import InvalidInput, NotFound, TooLarge, WeftError
 
 FIRST_RETRY_SECONDS = 10.0
 LONGEST_RETRY_SECONDS = 600.0
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
+UNKNOWN_VERSION_SECONDS = 60.0  # for which a gateway may not have heard of a version yet
 MOST_ERROR = 2000  # characters of it that are kept
 
 
@@ -74,6 +75,10 @@ def judge(
         return DeadLetter(event.tries, result.token, result.message[:MOST_ERROR], "Invalid")
     if is_too_old(event, terms, now):
         return DeadLetter(event.tries, result.token, result.message[:MOST_ERROR], "EventAgeExceeded")
+    if isinstance(result, NotFound) and event.qualifier:  # its version is gone: the function's other events can run
+        if now - event.accepted_at > UNKNOWN_VERSION_SECONDS:
+            return DeadLetter(event.tries, result.token, result.message[:MOST_ERROR], "Invalid")
+        return Retry(event.tries, now + UNKNOWN_VERSION_SECONDS / 12, result.token, result.message[:MOST_ERROR])
     return PauseFunction(result.token, result.message)
 
 

@@ -9,7 +9,17 @@ from typing import Any
 
 import msgspec
 
-from weft.objects.errors import InvalidInput, NotAuthenticated, NotFound, TooLarge, Unavailable, WeftError
+from weft.objects.errors import (
+    Forbidden,
+    IllegalTransition,
+    InUse,
+    InvalidInput,
+    NotAuthenticated,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    WeftError,
+)
 from weft.serving.answer import Answer
 
 JSON = ("content-type", "application/json")
@@ -37,9 +47,12 @@ TYPES: dict[str, tuple[int, str]] = {
 }
 _BY_CLASS: tuple[tuple[type[WeftError], str], ...] = (
     (NotAuthenticated, "notAuthenticated"),
+    (Forbidden, "forbidden"),
     (NotFound, "notFound"),
     (TooLarge, "tooLarge"),
     (InvalidInput, "invalidInput"),
+    (InUse, "inUse"),
+    (IllegalTransition, "inUse"),
 )
 
 
