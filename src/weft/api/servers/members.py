@@ -41,6 +41,15 @@ async def take_in(context: ApiContext, place: MemberPlace) -> dict[str, MemberPl
     for one in found:
         other = MemberPlace.of_peer(one.address)
         at = other.client
+        if other.is_loopback is not place.is_loopback:
+            hint = "give an address that the other servers' machines reach"
+            if other.is_loopback:
+                hint = "127.0.0.1 is for servers of one machine: begin the fabric with an address that others reach"
+            raise InvalidInput(
+                f"the members can't reach each other: one is at {at}, the new one would be at {place.client}",
+                field="member",
+                hint=hint,
+            )
         if other.meets(place) and (not one.is_learner or at in known):
             raise AlreadyExists(
                 f"{at} is the member of server {known.get(at, one.name)}, which has the next port, too",

@@ -28,6 +28,11 @@ class MemberPlace(msgspec.Struct, frozen=True):
     def peer(self) -> str:
         return self.show_with(self.port + 1)
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only its own machine reaches it."""
+        return ipaddress.ip_address(self.host).is_loopback
+
     def meets(self, other: MemberPlace) -> bool:
         """Whether the two have a port in common."""
         return not {self.client, self.peer}.isdisjoint((other.client, other.peer))
