@@ -156,15 +156,40 @@ def judge_servers(servers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     if len(set(releases.values())) > 1:
         fact = f"run different releases: {', '.join(f'{name} {release}' for name, release in releases.items())}"
         yield Finding("servers", "note", fact, "update the older ones, one after the other")
+    yield from _check_addresses(servers if several else ())
     members = sum(bool(dig(server, "marks.member")) for server in servers)
     if members and (warning := warn_of_even(members)):
         yield Finding("servers", "note", warning, "weft token create --use server prints the command for another one")
+    if len(quotas := {dig(server, "status.store.quota", 0) for server in servers} - {0}) > 1:
+        fact = (
+            f"the servers' quotas differ: {', '.join(map(format_bytes, sorted(quotas)))}; the smallest counts for all"
+        )
+        yield Finding("store", "note", fact, "start all servers with the same --store-quota")
     for server in servers:
         used, quota = dig(server, "status.store.used", 0), dig(server, "status.store.quota", 0)
         if problem := dig(server, "status.store.problem", ""):
             yield Finding("store", "broken", f"server {server['name']}: {problem}")
         elif quota and used >= quota * _FULL_PERCENT / 100:
             yield Finding("store", "note", f"server {server['name']}: {used / quota:.0%} of its quota is used")
+
+
+def _check_addresses(servers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Find addresses of servers at which the others and clients don't reach them."""
+    seen: dict[str, str] = {}
+    for server in servers:
+        for flag, at in (
+            ("--gateway", dig(server, "status.gateway")),
+            ("--functions", dig(server, "status.functions")),
+        ):
+            if not at or dig(server, "status.phase") != "Ready":
+                continue
+            fix = f"start it with {flag} and an address of its machine that the others reach"
+            if at in seen:
+                fact = f"names {at} for {flag}, as server {seen[at]} does"
+                yield Finding(f"server {server['name']}", "broken", fact, fix)
+            elif at.startswith(("127.", "[::1]")) and not dig(server, "status.address", "").startswith("https://127."):
+                yield Finding(f"server {server['name']}", "broken", f"others don't reach {at}", fix)
+            seen[at] = server["name"]
 
 
 def _restart(what: str) -> str:

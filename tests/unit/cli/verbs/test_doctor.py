@@ -61,5 +61,23 @@ def test_doctor_says_what_is_wrong_with_servers() -> None:
     assert newer.fact == "run different releases: s1 0.1.0, s2 0.1.0, s3 0.2.0"
     for percent, state in ((69, []), (70, ["note"])):
         assert [finding.state for finding in judge(server("s1", store={"used": percent, "quota": 100}))] == state
+    [differ] = judge(
+        *three[:2], server("s3", "s3:2379", store={"quota": 1 << 30}), server("s4", store={"quota": 2 << 30})
+    )
+    assert differ.fact == "the servers' quotas differ: 1.0 GiB, 2.0 GiB; the smallest counts for all"
     [full] = judge(server("s1", store={"size": 100, "quota": 100, "problem": "it takes no writes"}))
     assert full.state == "broken" and full.fact == "server s1: it takes no writes"
+
+
+def test_doctor_names_addresses_at_which_nobody_else_reaches_a_server() -> None:
+    good = server("s1", address="https://10.0.0.1:8443", gateway="10.0.0.1:8444", functions="10.0.0.1:8445")
+    for at, fact in (
+        ("127.0.0.1:8445", "others don't reach 127.0.0.1:8445"),
+        ("10.0.0.1:8445", "names 10.0.0.1:8445 for --functions, as server s1 does"),
+    ):
+        wrong = server("s2", address="https://10.0.0.2:8443", gateway="10.0.0.2:8444", functions=at)
+        [found] = judge(good, wrong)
+        assert (found.subject, found.state, found.fact) == ("server s2", "broken", fact)
+        assert found.remedy == "start it with --functions and an address of its machine that the others reach"
+    here = [server(f"s{n}", address=f"https://127.0.0.1:{n}", functions=f"127.0.0.1:1{n}") for n in (1, 2)]
+    assert not judge(*here)  # all on one machine
