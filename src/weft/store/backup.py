@@ -143,10 +143,12 @@ async def write_backup(
     """Write what ``store`` holds at one revision, ``files``, ``rows`` (JSON), and what the folder ``uploads`` has by digest, to
     ``path`` (mode 0600), while others write on.
 
-    Every commit acknowledged before the call is in it. Raises InUse if ``path`` exists, what the store raises, and OSError;
-    then there is no file."""
+    Every commit acknowledged before the call is in it. Raises InUse if ``path`` exists, InvalidInput without
+    its folder, what the store raises, and OSError; then there is no file."""
     if path.exists():  # noqa: ASYNC240 (one look)
         raise InUse(f"{path} exists already", hint="name another file, or remove that one")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"there is no folder {path.parent}", field="path", hint="create it, or name another file")
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         for attempt in range(1, _ATTEMPTS + 1):

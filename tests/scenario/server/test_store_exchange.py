@@ -192,7 +192,7 @@ def test_a_lab_becomes_a_fabric_of_two_servers_with_a_member_each(tmp_path: Path
         assert not (state / "store.db").exists()
         fabric.join(2)
         assert names_of(fabric.client("s2")) == sorted([*made, "a"])
-        assert "keeps its objects in the same store" in refused(state, "sqlite")
+        assert "other servers keep their objects in the same store" in refused(state, "sqlite")
         fabric.servers["s1"].kill()
         fabric.servers["s1"].start()
         until(lambda: tried(lambda: names_of(client) == sorted([*made, "a"])))

@@ -41,6 +41,8 @@ async def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InUse, match="exists already"):
         await make(tmp_path / "b")
     assert (tmp_path / "b").read_text() == "precious"
+    with pytest.raises(InvalidInput, match=f"there is no folder {tmp_path}/none"):
+        await make(tmp_path / "none" / "b")
 
 
 async def test_a_backup_amid_sixteen_writers_has_all_that_was_acknowledged_before_and_is_one_instant(

@@ -221,4 +221,4 @@ def _who(actor: Actor) -> str:
     if actor.is_cluster:
         return actor.name
     known = {"node": "a node", "joiner": "a join token", "linker": "a link token", "server": "a server's certificate"}
-    return known.get(actor.kind, "someone who isn't logged in")
+    return known.get(actor.kind, actor.name if actor.kind == "person" else "someone who isn't logged in")

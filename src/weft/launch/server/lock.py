@@ -22,11 +22,20 @@ def hold_server(state: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
+            known = holder if _is_weft(holder) else ""
             raise InUse(
-                f"another server uses {state}" + (f": process {holder}" if holder else ""),
-                hint="stop that server first" + (f": kill {holder}" if holder else ""),
+                f"another server uses {state}" + (f": process {known}" if known else ""),
+                hint="stop that server first" + (f": kill {known}" if known else ""),
             ) from None
         os.pwrite(lock, f"{os.getpid()}\n".ljust(20).encode(), 0)
         yield
     finally:
         os.close(lock)
+
+
+def _is_weft(pid: str) -> bool:
+    """Whether the process is a server here: one in another namespace for processes has other numbers."""
+    try:
+        return b"weft" in Path(f"/proc/{int(pid)}/cmdline").read_bytes()
+    except (ValueError, OSError):
+        return False

@@ -150,7 +150,10 @@ def is_remembered(state: Path) -> bool:
 
 
 def check_store(state: Path, url: str) -> None:
-    """Raises InUse when the objects of the server in ``state`` lie in a store of another engine: it would seem empty."""
+    """Raises InUse when the objects of the server in ``state`` lie in a store of another engine: it would seem empty; and
+    Unavailable for members of which this server has none."""
+    if url == MEMBERS:
+        read_member(state)
     known = recall_store(state)
     if is_remembered(state) and known != url and {known, url} & {*WORDS}:
         raise InUse(

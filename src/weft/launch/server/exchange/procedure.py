@@ -209,8 +209,8 @@ async def _refuse_shared(source: RemoteStore, state: Path) -> None:
     others = sorted({entry.key.rpartition("/")[2] for entry in found.entries} - {own})
     if others:
         raise InUse(
-            f"server {', '.join(others)} keeps its objects in the same store",
-            hint="stop it, and remove it: weft server delete NAME; it joins again afterwards",
+            f"other servers keep their objects in the same store: {', '.join(others)}",
+            hint="remove them first: weft server delete NAME; they can join again afterwards",
         )
 
 
