@@ -94,7 +94,7 @@ def test_an_image_that_weft_holds_runs_without_a_registry_and_stays_while_a_func
         assert invoke(cluster, "held:1")["is"] == "held"
         assert "weft holds its image itself" in cluster.fails(5, "function", "pull", "held")
         assert "in use by" in cluster.fails(5, "image", "delete", "own", "--yes")
-        said = cluster.fails(6, "function", "create", "disk", "--image", "tiny", "--memory", "64M")
+        said = cluster.fails(2, "function", "create", "disk", "--image", "tiny", "--memory", "64M")
         assert "a disk for VMs" in said, said
     finally:
         for name in ("held", "disk"):

@@ -20,6 +20,7 @@ from weft.contracts.driver.function import Recipe
 from weft.contracts.store import AtRevision, Delete, Put
 from weft.gateway.event_copies.other_gateways import OtherGateways
 from weft.gateway.function.invocation.call import Call
+from weft.gateway.function.record.metrics import FunctionMetrics, make_metrics
 from weft.gateway.function.service import FunctionService, make_view
 from weft.informer.accounts import KINDS as ACCOUNTS
 from weft.informer.cache import Cache
@@ -346,6 +347,11 @@ class FunctionsLab:
 
     def call(self, name: str, payload: bytes = b"{}", **more: Any) -> Call:
         return Call(id=str(uuid.uuid4()), project="default", name=name, payload=payload, **more)
+
+    def read_metrics(self, name: str) -> FunctionMetrics:
+        """A function's metrics, as this gateway alone counts."""
+        part = self.functions.record.read_part(self.functions.catalogue.find("default", name).uid)
+        return make_metrics(part.counts, name, "default", part.concurrent, part.instances)
 
     async def invoke(self, name: str, payload: bytes = b"{}", **more: Any) -> Any:
         return await self.functions.dispatcher.invoke(self.call(name, payload, **more))

@@ -183,4 +183,4 @@ def test_a_run_that_does_not_settle_ends_and_says_what_it_waits_for(
     monkeypatch.setattr(virtual_loop, "MOST_STEPS", steps)
     (violation,) = run_simulation(1, FAULTS).violations
     assert violation.startswith(f"not settled after {spent}, "), violation
-    assert f"of {FAULTS} faults met: it waits for the wishes of v0" in violation, violation
+    assert f"of {FAULTS} faults met: it waits for " in violation and "v0" in violation, violation

@@ -82,7 +82,7 @@ async def test_all_functions_of_a_project_share_what_runs_at_once(api: ApiLab) -
     for call in calls:
         call.cancel()  # a caller that goes away frees nothing: its invocation still runs
     await refuse(lab, "one")
-    counts = lab.functions.record.read_metrics(lab.functions.catalogue.find("default", "one").uid, "default", "one")
+    counts = lab.read_metrics("one")
     assert counts.throttles >= 3
 
 

@@ -173,9 +173,7 @@ async def test_a_warm_instance_comes_first_and_a_refusal_leads_on(tmp_path: Path
         assert refused.value.token == "insufficientResources"
         for name in ("n1", "n2", "n3"):
             assert f"{name}: needs 256.0 MiB" in refused.value.message
-        counts = lab.functions.record.read_metrics(
-            lab.functions.catalogue.find("default", "hello").uid, "default", "hello"
-        )
+        counts = lab.read_metrics("hello")
         assert counts.refused == {"insufficientResources": 1} and counts.invocations == 5
 
 
@@ -642,7 +640,7 @@ async def test_what_is_counted_goes_on_over_restarts_of_the_gateway(
         await recorded(3, 0)
         kept = CountsFile(tmp_path / "gw" / "counts")
         await lab.until(lambda: (found := kept.read(function.uid)) is not None and found.duration.count == 3)
-        before = lab.functions.record.read_metrics(function.uid, "default", "hello")
+        before = lab.read_metrics("hello")
         await lab.restart()
         await agent.stop()
         await agent.start()
@@ -650,7 +648,7 @@ async def test_what_is_counted_goes_on_over_restarts_of_the_gateway(
         await recorded(0, 0)  # a counter begins again: what was lost with the gateway would else be a step back
         await lab.invoke("hello")
         await recorded(1, 0)
-        told = lab.functions.record.read_metrics(function.uid, "default", "hello")
+        told = lab.read_metrics("hello")
         assert (before.invocations, told.invocations, told.since) == (3, 4, before.since)
         assert told.starts == {"warm": 4} and told.latency.most >= before.latency.most
         agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, b"{}", error="Unhandled", error_type="KeyError")
