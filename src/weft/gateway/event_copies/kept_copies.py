@@ -66,7 +66,7 @@ class KeptCopies:
         self._counts: dict[str, int] = {}  # at most so many copies, by owner
 
     async def keep(self, batch: CopyBatch) -> CopyAnswer:
-        """Keep an owner's changes; if there is no space, only that some are gone."""
+        """Keep an owner's changes. Without space for more events, only remove those that are gone."""
         return await self._file.do(lambda db: self._keep(db, batch))
 
     async def accept(self, event: Event) -> bool:

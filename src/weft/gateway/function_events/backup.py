@@ -42,8 +42,8 @@ def encode_event(event: Event) -> bytes:
 
 
 def read_rows(path: Path, without: Collection[str] = ()) -> Iterator[bytes]:
-    """Each row as JSON, with copies of events of other gateways, except those named ``without``; none if there is no such file.
-    Raises Unavailable if it can't be read."""
+    """Read each row as JSON, and the copies of other gateways' events, except those of gateways in ``without``; nothing if the
+    file doesn't exist. Raises Unavailable if it can't be read."""
     if not path.exists():
         return
     try:
