@@ -40,3 +40,5 @@ async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float, wha
         if not working.done():
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
+        elif not working.cancelled():
+            working.exception()  # nobody else looks at it when the caller is cancelled just then
