@@ -198,7 +198,7 @@ def find_leader(members: list[EtcdServer]) -> EtcdServer | None:
 
 async def find_answering(store: Store, members: list[EtcdServer]) -> list[EtcdServer]:
     """The members that answered when a key was read twenty times."""
-    name = 'grpc_server_handled_total{grpc_code="OK",grpc_method="Range"'
+    name = 'grpc_server_handled_total{grpc_code="OK",grpc_method="Txn"'
     before = [read_metric(member, name) for member in members]
     for _ in range(20):
         await store.get("/a")

@@ -39,6 +39,7 @@ _OPTIONS = (
 _FIRST_ATTEMPT_SECONDS = 1.5  # an election of our own members takes 1 to 2.5
 _LONGER = 1.5  # times as long is each attempt than the one before: a busy member needs time rather than more requests
 _AGAIN_SECONDS = 0.1
+_PONG_SECONDS = 3.0  # a busy member answers a ping late, and closing its connection ends all that is under way there
 _ELECTION_SECONDS = 5.0  # at most, on a machine that isn't hopelessly overloaded
 _MAJORITY = "more than half of its members must run: start the servers that are away"
 _SEEK_AGAIN_SECONDS = 2.0  # after a leader that was not found, or failed
@@ -291,7 +292,7 @@ class EtcdConnection:
 
     async def _make_channel(self, endpoints: Sequence[str]) -> grpc.aio.Channel:
         target = await _resolve(endpoints)
-        pong_ms = round(1000 * min(3.0, self._keepalive_seconds / 2))
+        pong_ms = round(1000 * _PONG_SECONDS)
         options: list[tuple[str, Any]] = [
             *_OPTIONS,
             ("grpc.keepalive_time_ms", round(1000 * self._keepalive_seconds)),

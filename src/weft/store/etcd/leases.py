@@ -14,7 +14,8 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.store import Lease
 from weft.store.etcd.connection import EtcdConnection
-from weft.store.etcd.transaction import delete, find_value, is_absent, is_same, is_unchanged, put, read
+from weft.store.etcd.gathering import Gathering
+from weft.store.etcd.transaction import choose, delete, find_value, is_absent, is_same, is_unchanged, put, read
 from weft.store.limits import check_digest, check_ttl
 
 
@@ -41,6 +42,7 @@ class EtcdLeases:
 
     def __init__(self, connection: EtcdConnection, clock: Clock, folder: bytes) -> None:
         self._connection = connection
+        self._grants = Gathering(connection)
         self._clock = clock
         self._folder = folder
         self._seen: dict[str, _Seen] = {}
@@ -69,11 +71,11 @@ class EtcdLeases:
                 return None
             else:
                 continue
-            answer = await self._connection.transact([condition], [write], [read(key)])
-            if not answer.succeeded:
-                self._note(name, find_value(answer.responses[0]))
+            done = await self._grants.do(key, choose(condition, write, read(key)))
+            if not done.response.txn.succeeded:
+                self._note(name, find_value(done.response.txn.responses[0]))
                 continue
-            revision = answer.header.revision
+            revision = done.revision
             fence = revision if seen is None else seen.fence
             self._seen[name] = _Seen(fence, revision, holder, asked_at + ttl_seconds, digest)
             return Lease(name, holder, fence, ttl_seconds, digest)

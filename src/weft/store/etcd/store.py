@@ -37,6 +37,7 @@ from weft.objects.errors import StoreUnavailable
 from weft.store.cursors import check_reach, format_continuation, format_cursor, make_epoch, parse_continuation
 from weft.store.etcd.commits import Commits
 from weft.store.etcd.connection import EtcdConnection, EtcdTls
+from weft.store.etcd.gathering import Gathering
 from weft.store.etcd.history import EtcdHistory
 from weft.store.etcd.leases import EtcdLeases, end_of
 from weft.store.etcd.members import EtcdMembers
@@ -60,7 +61,7 @@ class EtcdStore:
     """A store in the etcd cluster at ``endpoints`` (``host:port`` each, or one path of a unix socket).
 
     Remembers ``keep_revisions`` revisions of history; a call fails after ``timeout_seconds`` without an answer, and a member
-    that hangs is dropped after ``keepalive_seconds`` and a half."""
+    that hangs is dropped after ``keepalive_seconds`` and 3 s more."""
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class EtcdStore:
         self._clock = clock or SystemClock()
         self._keep_revisions = keep_revisions
         self._connection = EtcdConnection(endpoints, tls, timeout_seconds, keepalive_seconds)
+        self._reads = Gathering(self._connection)
         self._places = Places(prefix)
         self._entries = self._places.entries
         self._leases = EtcdLeases(self._connection, self._clock, self._places.leases)
@@ -136,8 +138,9 @@ class EtcdStore:
     async def get(self, key: str) -> Entry | None:
         check_key(key)
         self._live()
-        found = await self._connection.range(key=self._places.of_key(key))
-        return self._entry(found.kvs[0]) if found.kvs else None
+        place = self._places.of_key(key)
+        kv = find_value((await self._reads.do(place, read(place))).response)
+        return None if kv is None else self._entry(kv)
 
     async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:
         check_prefix(prefix)

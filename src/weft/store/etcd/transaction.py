@@ -48,6 +48,11 @@ def read(key: bytes, *, keys_only: bool = False) -> Any:
     return wire.RequestOp(range=wire.RangeRequest(key=key, keys_only=keys_only))
 
 
+def choose(condition: Any, success: Any, failure: Any) -> Any:
+    """One step of a transaction: ``success`` if ``condition`` held before the whole of it, else ``failure``."""
+    return wire.RequestOp(txn=wire.TxnRequest(compare=[condition], success=[success], failure=[failure]))
+
+
 def plan_compare(preconditions: Sequence[Precondition], places: Sequence[bytes]) -> list[Any]:
     """Comparisons that must hold in etcd to let the commit through; ``places`` are the keys that the preconditions are about.
 

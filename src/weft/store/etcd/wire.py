@@ -17,8 +17,8 @@ _TABLE: dict[str, str] = {
     "PutResponse": "header Header 1",
     "DeleteRangeRequest": "key bytes 1, range_end bytes 2",
     "DeleteRangeResponse": "header Header 1, deleted int64 2",
-    "RequestOp": "range |RangeRequest 1, put |PutRequest 2, delete_range |DeleteRangeRequest 3",
-    "ResponseOp": "range |RangeResponse 1, put |PutResponse 2, delete_range |DeleteRangeResponse 3",
+    "RequestOp": "range |RangeRequest 1, put |PutRequest 2, delete_range |DeleteRangeRequest 3, txn |TxnRequest 4",
+    "ResponseOp": "range |RangeResponse 1, put |PutResponse 2, delete_range |DeleteRangeResponse 3, txn |TxnResponse 4",
     "Compare": (
         "result int32 1, target int32 2, key bytes 3, version |int64 4, create_revision |int64 5, mod_revision |int64 6"
     ),

@@ -1,0 +1,78 @@
+"""Steps about one key each, which go to etcd together when many are wanted: a request costs etcd and this process far more than one
+key of it does, and a server of a thousand nodes reads and renews hundreds of keys a second.
+
+A step goes by itself while few are wanted; those that come while transactions are under way share the next one (group commit). So
+the slower etcd is, the more each transaction holds, and the number of requests to a busy store doesn't grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from weft.store.etcd.connection import EtcdConnection
+
+_MOST_UNDER_WAY = 2
+_MOST_STEPS = 90  # etcd takes 128 in a transaction, with those of the transactions in it
+_MOST_BYTES = 500_000  # etcd takes 1.5 MB
+
+
+class Outcome(NamedTuple):
+    """``response`` is a ResponseOp; ``revision``: that of the whole transaction."""
+
+    response: Any
+    revision: int
+
+
+class _Step(NamedTuple):
+    key: bytes
+    operation: Any  # a RequestOp
+    outcome: asyncio.Future[Outcome]
+
+
+class Gathering:
+    """Steps over ``connection``. Each is done after it was asked for, or not at all."""
+
+    def __init__(self, connection: EtcdConnection) -> None:
+        self._connection = connection
+        self._waiting = deque[_Step]()
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def do(self, key: bytes, operation: Any) -> Outcome:
+        """Do a RequestOp that reads or writes ``key`` alone, and may be done more than once. Raises what ``transact`` does; a
+        failure is that of all steps that wait for it."""
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Step(key, operation, outcome))
+        if len(self._under_way) < _MOST_UNDER_WAY:
+            task = asyncio.create_task(self._work())
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+        return await outcome
+
+    async def _work(self) -> None:
+        while steps := self._take():
+            try:
+                answer = await self._connection.transact([], [step.operation for step in steps], [])
+            except Exception as problem:
+                # those that wait have waited as long: each would take the whole time again, one after the other
+                for step in (*steps, *self._waiting):
+                    if not step.outcome.done():
+                        step.outcome.set_exception(problem)
+                self._waiting.clear()
+                return
+            for step, response in zip(steps, answer.responses, strict=True):
+                if not step.outcome.done():
+                    step.outcome.set_result(Outcome(response, answer.header.revision))
+
+    def _take(self) -> Sequence[_Step]:
+        """The next steps that somebody waits for, with a key of its own each: etcd refuses to write one twice."""
+        steps: dict[bytes, _Step] = {}
+        size = 0
+        while self._waiting and len(steps) < _MOST_STEPS and self._waiting[0].key not in steps and size < _MOST_BYTES:
+            step = self._waiting.popleft()
+            if not step.outcome.done():
+                steps[step.key] = step
+                size += step.operation.ByteSize()
+        return list(steps.values())
