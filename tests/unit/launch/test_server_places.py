@@ -1,10 +1,18 @@
-"""Where a server says that others reach it, of the addresses on which it listens."""
+"""Where a server listens: what is refused before it starts, and where it says that others reach it."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from pathlib import Path
+
 import pytest
 
+from weft.contracts.clock import SystemClock
+from weft.launch.process import listener
 from weft.launch.process.address import find_shown_place
+from weft.launch.process.listener import check_listeners
+from weft.launch.server.main import main
 
 
 @pytest.mark.parametrize(
@@ -21,3 +29,46 @@ from weft.launch.process.address import find_shown_place
 )
 def test_others_are_given_an_address_that_they_reach(listeners: list[str], own: list[str], shown: str) -> None:
     assert find_shown_place(listeners, own) == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "remedy"),
+    [
+        (["--listen", "192.0.2.7:0"], "--listen 192.0.2.7:0 can't be listened at: Cannot assign", "of this machine: "),
+        (["--functions", "192.0.2.7:0"], "--functions 192.0.2.7:0 can't be listened at", "of this machine: "),
+        (["--gateway", "none.invalid:0"], "--gateway none.invalid:0 can't be listened at", "of this machine: "),
+        (
+            ["--gateway", "127.0.0.1:{taken}"],
+            "127.0.0.1:{taken} can't be listened at: another process",
+            "sport = :{taken}",
+        ),
+        (["--listen", "0.0.0.0:7", "--gateway", "127.0.0.1:7"], "--gateway 127.0.0.1:7 and --listen have the same", ""),
+    ],
+)
+def test_a_server_is_not_started_where_it_could_not_listen(
+    words: list[str],
+    said: str,
+    remedy: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener, "PATIENCE_SECONDS", 0.3)
+    free = [word for name in ("listen", "gateway", "functions") for word in (f"--{name}", "127.0.0.1:0")]
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = holder.getsockname()[1]
+        words = [word.format(taken=taken) for word in words]
+        code = main(["--state", str(tmp_path), "--metrics", "off", *free, *words])
+        told = capsys.readouterr().err
+        assert said.format(taken=taken) in told and remedy.format(taken=taken) in told
+    assert code == (5 if "another process" in said else 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["server.lock"]
+
+
+async def test_a_port_that_a_killed_server_still_has_is_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        place = f"127.0.0.1:{holder.getsockname()[1]}"
+        checking = asyncio.create_task(check_listeners([("--listen", place)], SystemClock()))
+        await asyncio.sleep(0.2)
+        assert not checking.done()
+    await checking

@@ -124,7 +124,10 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     serving = asyncio.ensure_future(functions.service.run(gateway.dial, lambda uid: uid in gateway.nodes))
     function_api = asyncio.ensure_future(keep_function_api(options.functions or (), state, functions, clock))
     for place in options.gateway:
-        await gateway.listen(*split_address(place))
+        try:
+            await gateway.listen(*split_address(place))
+        except OSError as problem:
+            raise Unavailable(f"can't listen at {place}: {problem.strerror or problem}") from None
         log.info("listening on %s", place)
     works = [keep_certificate(tls, state / "server.crt", state / "server.key", clock), enrolments.run(), clients.run()]
     if options.publish_on:

@@ -16,15 +16,17 @@ from pathlib import Path
 from weft.cli.command.exit_codes import exit_code
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.launch.process.listener import check_listeners
 from weft.launch.process.supervisor import Command, Supervisor, supervising
 from weft.launch.server.alerts import find_unfit, supervise_evaluator
 from weft.launch.server.configuration import parse_options, show_configuration
 from weft.launch.server.lock import hold_server
 from weft.launch.server.logs import keep_log
 from weft.launch.server.membership.identity import keep_identity
-from weft.launch.server.membership.removal import Removed, is_removed, refuse_removed
+from weft.launch.server.membership.removal import is_removed, refuse_removed
 from weft.launch.server.metrics import plan_database
 from weft.launch.store.engine import (
+    MEMBERS,
     SQLITE,
     check_store,
     is_remembered,
@@ -34,6 +36,7 @@ from weft.launch.store.engine import (
     try_store,
 )
 from weft.launch.store.exchange import find_own_etcd
+from weft.launch.store.member import read_member
 from weft.objects.errors import WeftError
 from weft.telemetry.metrics.database import OWN
 
@@ -142,16 +145,24 @@ def main(argv: Sequence[str]) -> int:
         with hold_server(options.state):
             refuse_removed(options.state)
             check_store(options.state, options.store)
+            asyncio.run(check_listeners(_list_listeners(options), SystemClock()))
             if is_remembered(options.state) and recall_store(options.state) != options.store:
                 asyncio.run(try_store(options.store, options.state, SystemClock()))
             remember_store(options.state, options.store)
             keep_identity(options.state, options.server)
             asyncio.run(run_supervisor(options, argv, SystemClock()))
             refuse_removed(options.state)
-    except Removed as problem:
-        print(f"weft server: {problem.message}\n{problem.hint}", file=sys.stderr)
-        return exit_code(problem)
     except WeftError as problem:
-        print(f"weft server: {problem.message}\n{problem.hint}", file=sys.stderr)
-        return 1
+        print(f"weft server: {problem.message}" + (f"\n{problem.hint}" if problem.hint else ""), file=sys.stderr)
+        return exit_code(problem)
     return 0
+
+
+def _list_listeners(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """The places where the server's processes will listen, each with the flag that says so."""
+    flags = {name: getattr(options, name) or () for name in ("listen", "gateway", "functions")}
+    found = [(f"--{name}", place) for name, places in flags.items() for place in places]
+    if options.store == MEMBERS:
+        place = read_member(options.state).place
+        found += [("this server's member of the store", at) for at in (place.client, place.peer)]
+    return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import secrets
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.durable_file import name_replaced, write_durably
 from weft.contracts.store_members import StoreMember
-from weft.drivers.linux.addresses import read_own_addresses
+from weft.launch.process.listener import bind_listener, name_failure, name_own_addresses
 from weft.launch.store.etcd import find_etcd
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.protocol.server.join import MemberPlace
@@ -81,25 +80,20 @@ def write_member(state: Path, member: Member) -> None:
 def check_place(place: MemberPlace) -> None:
     """Raises InvalidInput unless ``place`` is of this machine, and InUse when another process has one of its two ports."""
     for port in (place.port, place.port + 1):
-        with socket.socket(socket.AF_INET6 if ":" in place.host else socket.AF_INET) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as etcd does
-            try:
-                tried.bind((place.host, port))
-                tried.listen()
-            except OSError as problem:
-                if problem.errno == errno.EADDRINUSE:
-                    raise InUse(
-                        f"--member {place.client} needs the ports {place.port} and {place.port + 1}, and another process has"
-                        f" {port}",
-                        field="member",
-                        hint=f"ss -ltnp shows which one: end it, or give another port: --member {place.show_with('PORT')}",
-                    ) from None
-                own = " or ".join(read_own_addresses()[:4]) or "an address that other machines reach"
-                raise InvalidInput(
-                    f"--member {place.client} can't be listened at: {problem.strerror}",
+        try:
+            bind_listener(place.host, port).close()
+        except OSError as problem:
+            if problem.errno == errno.EADDRINUSE:
+                raise InUse(
+                    f"--member {place.client} needs the ports {place.port} and {place.port + 1}, and another process has {port}",
                     field="member",
-                    hint=f"give an address of this machine: {own}",
+                    hint=f"ss -ltnp shows which one: end it, or give another port: --member {place.show_with('PORT')}",
                 ) from None
+            raise InvalidInput(
+                f"--member {place.client} can't be listened at: {name_failure(problem)}",
+                field="member",
+                hint=f"give an address of this machine: {name_own_addresses()}",
+            ) from None
 
 
 def begin_member(state: Path, name: str, place: MemberPlace) -> None:
