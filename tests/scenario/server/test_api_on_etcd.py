@@ -11,6 +11,7 @@ import pytest
 from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
 from tests.scenario.api_lab import make_vm, run_together
 from tests.scenario.people.test_people import is_refused, wait_until
+from tests.scenario.server.servers_lab import Server
 from tests.scenario.server.test_api_process import ApiProcess
 
 from weft.client import Client
@@ -62,13 +63,16 @@ def test_two_api_servers_over_one_etcd_decide_as_one(tmp_path: Path, etcd: EtcdS
     servers = [
         ApiProcess(tmp_path / name, "--server", name, "--store", f"etcd://{etcd.endpoint}") for name in ("s1", "s2")
     ]
+    again: Server | None = None
     try:
         servers[0].start()
         clients = [servers[0].connect()]
-        servers[1].state.mkdir()
-        for key in ("ca.key", "ca.crt", "seal.key", "ticket.key"):
-            shutil.copy(servers[0].state / key, servers[1].state / key)
+        for state in (servers[1].state, tmp_path / "again"):
+            state.mkdir()
+            for key in ("ca.key", "ca.crt", "seal.key", "ticket.key"):
+                shutil.copy(servers[0].state / key, state / key)
         servers[1].start()
+        again = Server(tmp_path / "again", "--server", "s1", "--store", f"etcd://{etcd.endpoint}")
         clients.append(servers[1].connect())
         clients[0].create({"kind": "image", "name": "tiny", "spec": {"url": "file:///srv/tiny.tar"}})
         clients[0].create({"kind": "quota", "name": "project", "spec": {"instances": 3}})
@@ -84,7 +88,12 @@ def test_two_api_servers_over_one_etcd_decide_as_one(tmp_path: Path, etcd: EtcdS
         assert len(other.list("vm").items) == 3
         clients[0].delete("token", "t")
         wait_until(lambda: is_refused(lambda: other.list("vm"), NotAuthenticated))
+        assert again.process.wait(60) == 2, again.read_log()  # two servers can't have one name
+        log = again.read_log()
+        assert log.count("another server of this fabric is called s1") == 1 and "restarting" not in log
     finally:
+        if again is not None:
+            again.kill()
         for server in servers:
             for process in server.processes:
                 process.kill()

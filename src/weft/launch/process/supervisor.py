@@ -19,6 +19,7 @@ PR_SET_PDEATHSIG = 1
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
 HEALTHY_AFTER_SECONDS = 10.0
+REFUSED = 78  # the status of a process that only a person can help (EX_CONFIG of sysexits.h): it isn't started again
 
 
 class Command(NamedTuple):
@@ -31,7 +32,8 @@ class Command(NamedTuple):
 
 class Supervisor:
     """Starts one command again whenever it ends, waiting longer after each quick death. ``name`` is for the log; ``plan`` gives the
-    command of each start, which waits while it isn't ``is_ready``; ``note`` gets what it reports on stderr, too."""
+    command of each start, which waits while it isn't ``is_ready``; ``note`` gets what it reports on stderr, too. A command that
+    ends with REFUSED isn't started again: then ``on_refused`` is called."""
 
     def __init__(
         self,
@@ -40,8 +42,9 @@ class Supervisor:
         clock: Clock,
         is_ready: Callable[[], bool] = lambda: True,
         note: Callable[[str], None] = lambda _: None,
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
-        self._name, self._note = name, note
+        self._name, self._note, self._on_refused = name, note, on_refused
         self._is_ready = is_ready
         self._plan = plan if callable(plan) else partial(Command, plan)
         self._clock = clock
@@ -58,7 +61,10 @@ class Supervisor:
                 self._process = await asyncio.create_subprocess_exec(
                     *command.argv, env=command.environ, preexec_fn=partial(_prepare, command.most_data_bytes)
                 )
-                ended = f"exited with {await self._process.wait()}"
+                if (status := await self._process.wait()) == REFUSED:
+                    self._note(f"WARNING {self._name} refused to start")
+                    return self._on_refused()
+                ended = f"exited with {status}"
             except (OSError, WeftError) as problem:  # a full disk, a program that is being replaced: it may pass
                 ended = f"can't be started: {problem}"
             if self._clock.elapsed() - began > HEALTHY_AFTER_SECONDS:

@@ -33,11 +33,12 @@ from weft.launch.process.address import ANY, find_shown, find_shown_place, split
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.process.log import GatheringHandler, gather_logs
+from weft.launch.process.supervisor import REFUSED
 from weft.launch.server.logs import keep_log, open_logs
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.membership.keys import read_keys
 from weft.launch.server.membership.members import OwnMember, check_member
-from weft.launch.server.membership.presence import keep_presence, wait_for_name
+from weft.launch.server.membership.presence import NameTaken, keep_presence, wait_for_name
 from weft.launch.server.membership.removal import Removed, note_removal
 from weft.launch.server.membership.upkeep import keep_store
 from weft.launch.server.traces import make_tracer, open_traces
@@ -74,7 +75,7 @@ def run_api(options: argparse.Namespace) -> int:
         return 1
     except WeftError as error:
         print(f"weft server: {error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr, flush=True)
-        return 1
+        return REFUSED if isinstance(error, (InvalidInput, NameTaken)) else 1
     finally:
         logs.flush()
     return 0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from weft.cli.command.exit_codes import exit_code
+from weft.cli.command.exit_codes import OK, USAGE, exit_code
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.launch.process.listener import check_listeners
@@ -48,19 +48,24 @@ PROCESSES = {
 }
 
 
-async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock: Clock) -> None:
-    """Keep the processes until SIGTERM or SIGINT, or until the server was removed from its fabric; the controllers end first, then
-    the gateway and the API server, and last databases of our own. Raises Unavailable when that isn't on this machine."""
+async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock: Clock) -> int:
+    """Keep the processes until SIGTERM or SIGINT, until the server was removed from its fabric, or until one refused to start; the
+    exit status. The controllers end first, then the gateway and the API server, and last databases of our own. Raises Unavailable
+    when that isn't on this machine."""
     program = str(Path(sys.argv[0]).resolve())
     kept = keep_log(options.state, "supervisor", clock, listens=False)
 
-    state = options.state
+    state, asked, refused = options.state, asyncio.Event(), list[int]()
 
     def note(line: str) -> None:
         kept.put([(clock.now(), line)])
 
     def supervise(name: str, plan: Sequence[str] | Callable[[], Command]) -> Supervisor:
-        return Supervisor(name, plan, clock, lambda: not is_removed(state), note)
+        return Supervisor(name, plan, clock, lambda: not is_removed(state), note, refuse)
+
+    def refuse() -> None:
+        refused.append(USAGE)  # it has said why
+        asked.set()
 
     plan_own(options.store, state, clock, options.store_quota)  # what is missing is said before anything starts
     plan = partial(_plan_etcd, state, clock, options.store_quota)
@@ -76,7 +81,6 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
     supervisors += [
         supervise(name, [sys.executable, program, "server", name, *argv]) for name in ("api", "gateway", "controllers")
     ]
-    asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
@@ -84,6 +88,7 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
         ending = asyncio.create_task(_end_unneeded(etcd, state, asked, clock))
         await asked.wait()
         ending.cancel()
+    return max(refused, default=OK)
 
 
 def _plan_etcd(state: Path, clock: Clock, quota_bytes: int) -> Command:
@@ -150,12 +155,12 @@ def main(argv: Sequence[str]) -> int:
                 asyncio.run(try_store(options.store, options.state, SystemClock()))
             remember_store(options.state, options.store)
             keep_identity(options.state, options.server)
-            asyncio.run(run_supervisor(options, argv, SystemClock()))
+            status = asyncio.run(run_supervisor(options, argv, SystemClock()))
             refuse_removed(options.state)
     except WeftError as problem:
         print(f"weft server: {problem.message}" + (f"\n{problem.hint}" if problem.hint else ""), file=sys.stderr)
         return exit_code(problem)
-    return 0
+    return status
 
 
 def _list_listeners(options: argparse.Namespace) -> list[tuple[str, str]]:

@@ -19,6 +19,10 @@ from weft.protocol.server.presence import LEASE_PREFIX, LEASE_SECONDS, Presence,
 _log = logging.getLogger(__name__)
 
 
+class NameTaken(InUse):
+    """Another server of the fabric has this one's name, and lives."""
+
+
 async def keep_presence(
     store: Store,
     identity: ServerIdentity,
@@ -27,7 +31,7 @@ async def keep_presence(
     pause: Callable[[float], Awaitable[None]] | None = None,
 ) -> None:
     """Renew the lease for ever, each time with the present place; give it back at the end. ``pause`` waits between two renewals.
-    Raises InUse when another server has this one's name, and Removed once people have removed the server."""
+    Raises NameTaken when another server has this one's name, and Removed once people have removed the server."""
     name, holder, known = LEASE_PREFIX + identity.name, name_holder(identity.name, identity.uid), ""
     began = clock.elapsed()
     try:
@@ -51,7 +55,7 @@ async def keep_presence(
 
 
 async def wait_for_name(store: Store, identity: ServerIdentity, clock: Clock) -> None:
-    """Wait until no other server has this one's name: the lease of one that died lapses. Raises InUse when one keeps it."""
+    """Wait until no other server has this one's name: the lease of one that died lapses. Raises NameTaken when one keeps it."""
     name, holder = LEASE_PREFIX + identity.name, name_holder(identity.name, identity.uid)
     until = clock.elapsed() + LEASE_SECONDS
     while any(lease.name == name and lease.holder != holder for lease in await store.leases(name)):
@@ -60,9 +64,10 @@ async def wait_for_name(store: Store, identity: ServerIdentity, clock: Clock) ->
         await clock.sleep(1.0)
 
 
-def _taken(identity: ServerIdentity) -> InUse:
-    return InUse(
+def _taken(identity: ServerIdentity) -> NameTaken:
+    return NameTaken(
         f"another server of this fabric is called {identity.name}",
+        field="server",
         hint="start this one with another --state and --server NAME",
     )
 
