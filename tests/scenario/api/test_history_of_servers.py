@@ -33,7 +33,7 @@ from weft.controllers.metrics.spreader import Spreader
 from weft.objects.errors import Throttled, Unavailable
 from weft.telemetry.metrics import moments as moments_module
 from weft.telemetry.metrics.moments import mark_moment
-from weft.telemetry.metrics.sample import Sample
+from weft.telemetry.metrics.sample import HEADERS, Sample
 
 COUNT = 12  # moments, from two minutes ago on
 
@@ -130,6 +130,10 @@ def test_samples_of_a_moment_go_to_the_other_server_and_nobody_else_may_bring_an
     assert json.loads(answer.body)["data"]["result"][0]["value"][1] == "12000"
     for method, path in (("PUT", "samples"), ("GET", "samples?start=0&end=1"), ("GET", "moments?start=0&end=1")):
         assert lab.admins[0].http.request(method, f"/v1/history/{path}", b"x").status == 403
+    for garbage in (b"", b"x", b"\xff" * 999, b"\x05\x10other", b"{}"):
+        asking = lab.first.api.others.ask("s2", "PUT", "/v1/history/samples", garbage, headers=HEADERS)
+        answer = lab.first.run(asking)
+        assert answer.status == 400 and b"these samples can't be read" in answer.body, (garbage, answer.body)
 
 
 def test_a_server_that_may_have_more_is_named_while_it_is_away(lab: Servers) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from weft.contracts.http.connection import Reply
-from weft.objects.errors import TimedOut, TooLarge, Unavailable
+from weft.objects.errors import InvalidInput, TimedOut, TooLarge, Unavailable
 from weft.telemetry.metrics.database import Asker, Database
 from weft.telemetry.metrics.sample import HEADERS, Sample, encode_samples
 from weft.telemetry.metrics.sender import WRITE_PATH
@@ -79,7 +79,8 @@ async def unpack_samples(asker: Asker, database: Database, packed: bytes, moment
 
 
 async def put_samples(asker: Asker, database: Database, body: bytes) -> None:
-    """Put samples that ``encode_samples`` encoded into the history of ``database``. Raises WeftError."""
+    """Put samples that ``encode_samples`` encoded into the history of ``database``. Raises InvalidInput if they weren't, and what
+    the database's failures are."""
     await _put(asker, database, WRITE_PATH, body, HEADERS)
 
 
@@ -113,6 +114,7 @@ async def _post(
 
 async def _put(asker: Asker, database: Database, path: str, body: bytes, headers: Mapping[str, str]) -> None:
     reply = await asker.ask(database, path, body, headers, seconds=_SECONDS, most_bytes=MOST_BYTES)
+    if reply.status == 400:
+        raise InvalidInput("these samples can't be read", hint="send them as Prometheus' remote write does")
     if reply.status >= 300:
-        said = reply.body[:200].decode(errors="replace").strip()
-        raise Unavailable(f"the database for metrics takes no samples: HTTP {reply.status} {said}")
+        raise Unavailable(f"the database for metrics takes no samples: HTTP {reply.status}")
