@@ -71,3 +71,13 @@ def test_a_file_that_is_not_there_is_refused_only_if_somebody_named_it(
     assert parse_options(["--state", "/s"], {}).audit_keep == 365 * 86_400.0
     assert main(["--state", "/s", "--config", str(tmp_path / "absent")]) == 2
     assert "absent: there is no such file" in capsys.readouterr().err
+
+
+def test_what_has_no_effect_beside_the_other_settings_is_named(tmp_path: Path) -> None:
+    given = [*write(tmp_path, 'state: /none\nmetrics: "off"\nalert_interval: 5s\n'), "--store-quota", "1G"]
+    assert parse_options(given, {"WEFT_SERVER_OIDC_CLIENT": "lab"}).unused == [
+        "--store-quota: has no effect: only an etcd of the server's own has a quota of weft's",
+        f"{tmp_path}/server.yaml:3: alert_interval: has no effect: no alert is evaluated: --metrics is off",
+        "WEFT_SERVER_OIDC_CLIENT: has no effect: --oidc-issuer is not given",
+    ]
+    assert parse_options(["--state", "/none", "--store", "members", "--store-quota", "1G"], {}).unused == []

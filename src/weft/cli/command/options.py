@@ -192,6 +192,8 @@ def build(
         session = context.find_object(Session)
         if session is not None:
             session.command = context
+            if session.detach and session.timeout_seconds is not None:
+                raise usage("--timeout has no effect with --detach, which doesn't wait", "leave out one of them")
             if not in_project and not (name == "create" and kind is not None and kind.name in _GIVES_RIGHTS):
                 refuse_project(session, [kind] if kind is not None else [])
         if session is not None and session.explain:

@@ -13,6 +13,7 @@ from weft.cli.command import options
 from weft.cli.command.exit_codes import ERROR, OK
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
+from weft.cli.command.target import usage
 from weft.cli.output.terminal import clean
 from weft.cli.session import Session
 from weft.cli.stream.client import exchange
@@ -44,6 +45,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str | None, **given: Any) -> int:
+    for flag, name in (("--timeout", "patience"), ("--tail-logs", "tail_logs")):
+        if given["later"] and given[name]:
+            raise usage(f"{flag} has no effect with --async, which doesn't wait for the answer", f"leave out {flag}")
     plain, qualifier = _split_qualifier(words, given["version"], given["alias"])
     hint = f"to give the event: --data '{words[-1]}'" if words else ""
     target = find_one(session, kind, plain, ("function",), "give one function", hint)

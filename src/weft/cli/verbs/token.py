@@ -18,11 +18,12 @@ from weft.cli.verbs.version import ask_time
 from weft.client.context import LOOPBACK, hash_ca
 from weft.client.tls import split_server
 from weft.kinds.record import Kind
+from weft.kinds.token import ONCE
+from weft.kinds.token import SERVER_USE as SERVER
 from weft.objects.identity import check_name
 from weft.objects.quantity import format_age, parse_period
 
 ACCESS_KEY = "access-key"
-SERVER = "server"
 _JOIN_LIFE = "1h"
 
 
@@ -60,15 +61,17 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
         raise click.UsageError(f"more than one name given: {' '.join(words)}")
     if server is not None:
         split_server(server)
-    join = join or given["use"] == "join"
+    uses = {use for use, is_given in (("join", join), (ACCESS_KEY, given["access_key"])) if is_given} | {given["use"]}
+    if len(uses - {None}) > 1:
+        raise click.UsageError("--join, --access-key and --use contradict each other: give one of them")
+    use = max(uses - {None}, default="access")
+    join, access_key = use == "join", use == ACCESS_KEY
     if given["node"] and not join:
         raise click.UsageError("--node needs --join: give it too")
-    if join and given["use"] == "access":
-        raise click.UsageError("--join and --use access contradict each other")
-    access_key = given["access_key"] or given["use"] == ACCESS_KEY
-    if access_key and (join or given["use"] == "access"):
-        raise click.UsageError("give either --access-key, --join or --use")
-    use = "join" if join else ACCESS_KEY if access_key else given["use"] or "access"
+    if given["role"] and use in ONCE:
+        raise usage(f"--role has no effect on a {use} token, which gives no role", "leave out --role")
+    if server is not None and use not in ONCE:
+        raise usage("--server is for the command that a new node or server joins with", "leave out --server")
     spec: dict[str, Any] = {"use": use}
     if access_key or given["role"] == "invoker":
         spec["project"] = session.client.project

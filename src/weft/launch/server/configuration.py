@@ -27,7 +27,7 @@ from weft.launch.process.amounts import Parser, count, duration, percent, size
 from weft.launch.process.settings import CONFIG, Program, Settings, add_show, find_settings, locate, show_settings
 from weft.launch.server.metrics import PROGRAM, require_program
 from weft.launch.server.traces import LOCAL, NO_TRACES
-from weft.launch.store.engine import WORDS, find_endpoints, is_remembered, recall_store
+from weft.launch.store.engine import OWN_ETCDS, WORDS, find_endpoints, is_remembered, recall_store
 from weft.launch.store.etcd import QUOTA_BYTES
 from weft.objects.errors import InvalidInput
 from weft.telemetry.audit.log import FILE_BYTES
@@ -339,9 +339,29 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     options.metrics, options.database = _check("metrics", settings, lambda: _read_metrics(options))
     if options.traces not in (LOCAL, NO_TRACES):
         _check("traces", settings, lambda: read_collector(options.traces))
+    options.unused = _list_unused(options, settings)
     if options.log_otlp:
         _check("log_otlp", settings, lambda: read_collector(options.log_otlp, "--log-otlp"))
     return options
+
+
+def _list_unused(options: argparse.Namespace, settings: Settings) -> list[str]:
+    """A sentence for each setting that was given, and does nothing beside the others."""
+    oidc = [name for name in settings if name.startswith("oidc_") and name != "oidc_issuer"]
+    reasons = {
+        "store_quota": "" if options.store in OWN_ETCDS else "only an etcd of the server's own has a quota of weft's",
+        "metrics_keep": "" if options.metrics == OWN else "it is for --metrics local",
+        "metrics_secret_file": "" if options.database else "--metrics names no database at a URL",
+        "metrics_interval": "" if options.metrics != OFF else "no history is kept: --metrics is off",
+        "alert_interval": "" if options.metrics != OFF else "no alert is evaluated: --metrics is off",
+        "traces_sample": "" if options.traces != NO_TRACES else "no trace is kept: --traces is off",
+        **dict.fromkeys(oidc, "" if options.oidc_issuer else "--oidc-issuer is not given"),
+    }
+    return [
+        locate(InvalidInput(f"has no effect: {why}", field=name), settings).message
+        for name, why in reasons.items()
+        if why and settings[name].origin != "default"
+    ]
 
 
 def _check(name: str, settings: Settings, read: Callable[[], T]) -> T:

@@ -146,6 +146,8 @@ def main(argv: Sequence[str]) -> int:
     except WeftError as problem:  # here, not again and again in the process that needs it
         print(f"weft server: {problem.message}; {problem.hint}", file=sys.stderr)
         return 2
+    for line in options.unused:
+        print(f"weft server: {line}", file=sys.stderr, flush=True)
     try:
         with hold_server(options.state):
             refuse_removed(options.state)
