@@ -99,7 +99,7 @@ def check_digest(sha256: str) -> None:
     """Raises InvalidInput for what is no SHA-256 digest."""
     if not re.fullmatch(r"[0-9a-f]{64}", sha256.lower().replace(":", "")):
         raise InvalidInput(
-            f"ca_sha256: {sha256[:80]!r} is not a SHA-256 digest",
+            f"--ca-sha256: {sha256[:80]!r} is not a SHA-256 digest",
             field="ca_sha256",
             hint="copy its 64 hex digits whole, as weft token create or weft user invite printed them",
         )

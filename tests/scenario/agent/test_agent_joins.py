@@ -94,8 +94,9 @@ def test_a_wrong_digest_ends_the_join_before_anything_is_sent(tmp_path: Path) ->
 
 
 def test_a_wrong_token_and_a_taken_name_are_told_apart(api: ApiLab, tmp_path: Path) -> None:
-    with pytest.raises(NotAuthenticated):
+    with pytest.raises(NotAuthenticated) as refused:
         join_as(api, tmp_path / "a", token="weft_nope_" + "0" * 64)
+    assert refused.value.hint == "weft token create --join makes another token"
     join_as(api, tmp_path / "b")
     with pytest.raises(AlreadyExists, match="n1"):
         join_as(api, tmp_path / "c")

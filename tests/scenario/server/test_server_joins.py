@@ -41,15 +41,17 @@ def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(
 
         digest, other = hash_ca(known.ca), tmp_path / "two"
         token = make_token(client, "once")
-        for wrong, problem in (
-            ((token[:-1] + "!", digest, "s2"), InvalidInput),
-            ((token[:-4] + "0000", digest, "s2"), NotAuthenticated),
-            ((token, "0" * 64, "s2"), NotAuthenticated),
-            ((token, digest, "s1"), AlreadyExists),
-            ((token, digest, "S 2"), InvalidInput),
+        for wrong, problem, said in (
+            ((token[:-1] + "!", digest, "s2"), InvalidInput, "the token is not one of weft's"),
+            ((token[:-4] + "0000", digest, "s2"), NotAuthenticated, "weft token create --use server makes another"),
+            ((token, "0" * 64, "s2"), NotAuthenticated, "does not belong to the CA"),
+            ((token, "zz", "s2"), InvalidInput, "--ca-sha256: 'zz' is not"),
+            ((token, digest, "s1"), AlreadyExists, "choose another name"),
+            ((token, digest, "S 2"), InvalidInput, "'S 2'"),
         ):
-            with pytest.raises(problem):
+            with pytest.raises(problem) as refused_join:
                 join(other, first.url, *wrong)
+            assert said in f"{refused_join.value.message}; {refused_join.value.hint}"
             assert not other.exists()
         with monkeypatch.context() as newer, pytest.raises(IllegalTransition, match="this fabric runs weft"):
             newer.setattr(weft, "__version__", "99.1.0")

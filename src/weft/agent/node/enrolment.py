@@ -24,7 +24,7 @@ from weft.client.context import Context
 from weft.client.http import Http
 from weft.client.tls import fetch_ca
 from weft.contracts.durable_file import write_durably
-from weft.objects.errors import AlreadyExists, DriverFailed, InvalidInput, NotFound, WeftError
+from weft.objects.errors import AlreadyExists, DriverFailed, InvalidInput, NotAuthenticated, NotFound, WeftError
 from weft.objects.identity import SERVER_NAME, check_name
 from weft.protocol.report import JoinAnswer, JoinInput, RenewInput
 
@@ -148,9 +148,11 @@ def _join(state_dir: Path, server: str, ca: str, token: str, node: str, address:
         http.close()
     try:
         raise_problem(answer)
-    except WeftError:
+    except WeftError as problem:
         if is_new:
             key.unlink()
+        if isinstance(problem, NotAuthenticated):  # an unknown token doesn't say what it was for
+            problem.hint = "weft token create --join makes another token"
         raise
     given = msgspec.json.decode(answer.body, type=JoinAnswer)
     write_durably(state_dir / "ca.crt", ca.encode(), 0o644)

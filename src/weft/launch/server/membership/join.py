@@ -26,7 +26,7 @@ from weft.launch.server.membership.keys import KEPT, write_keys
 from weft.launch.store.engine import FILE as STORE_FILE
 from weft.launch.store.etcd import find_etcd
 from weft.launch.store.member import check_place, read_member
-from weft.objects.errors import AlreadyExists, InvalidInput
+from weft.objects.errors import AlreadyExists, InvalidInput, NotAuthenticated
 from weft.objects.identity import SERVER_NAME
 from weft.protocol.server.join import (
     PATH,
@@ -80,7 +80,7 @@ def join(state: Path, url: str, token: str, ca_sha256: str, name: str, member: M
     shown = parse_token(token)
     if shown is None:
         raise InvalidInput(
-            "--token is not a token",
+            "the token is not one of weft's",
             field="token",
             hint="copy the whole command that weft token create --use server printed",
         )
@@ -106,7 +106,11 @@ def _ask(context: Context, given: ServerJoinInput) -> ClientAnswer:
         answer = http.request("POST", PATH, given)
     finally:
         http.close()
-    raise_problem(answer)
+    try:
+        raise_problem(answer)
+    except NotAuthenticated as problem:  # an unknown token doesn't say what it was for
+        problem.hint = "at a server of the fabric: weft token create --use server makes another token"
+        raise
     return answer
 
 
