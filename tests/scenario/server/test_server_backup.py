@@ -212,7 +212,7 @@ def test_a_server_does_not_start_on_another_store_than_it_had(tmp_path: Path) ->
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "store.url").write_text("sqlite\n")
     refused = server("--state", tmp_path / "state", "--store", "etcd://127.0.0.1:1")
-    assert refused.returncode == 1 and "keeps its objects in sqlite" in refused.stderr
+    assert refused.returncode == 5 and "keeps its objects in sqlite" in refused.stderr
     assert "weft server move-store" in refused.stderr
 
 
