@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,17 @@ def test_a_server_at_rest_is_backed_up_too_and_a_damaged_file_changes_nothing(ap
     client = api.connect()
     client.create(volume("kept"))
     end(api)
+    code = api.state / "images" / "code"
+    code.mkdir()
+    (code / sha256(b"def f(): ...").hexdigest()).write_bytes(b"def f(): ...")
     ok("backup", tmp_path / "b", "--state", api.state)
+    refused = server("restore", tmp_path / "b", "--state", tmp_path / "new", "--store", "etcds://127.0.0.1:1")
+    assert refused.returncode == 1 and not (tmp_path / "new").exists(), refused.stderr
+    (tmp_path / "new" / "images" / "kept").mkdir(parents=True)
+    refused = server("restore", tmp_path / "b", "--state", tmp_path / "new", "--store", "etcds://127.0.0.1:1")
+    assert sorted(path.name for path in (tmp_path / "new").rglob("*")) == ["images", "kept", "server.lock"], (
+        refused.stderr
+    )
     again = server("backup", tmp_path / "b", "--state", api.state)
     assert again.returncode == 5 and "exists already" in again.stderr
     damaged = bytearray((tmp_path / "b").read_bytes())

@@ -12,8 +12,15 @@ import datetime
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
 
 import weft
@@ -28,9 +35,20 @@ from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.process.amounts import Parser
 from weft.launch.server.backup_events import EVENTS, gather_events
 from weft.launch.server.backup_repository import ServerBackups, is_repository
+from weft.launch.server.lock import FILE as LOCK
 from weft.launch.server.lock import hold_server
 from weft.launch.server.membership.removal import FILE as REMOVED
-from weft.launch.store.engine import MEMBERS, SQLITE, make_store, recall_store, refill_store, remember_store, running
+from weft.launch.store.engine import (
+    MEMBERS,
+    OWN_ETCDS,
+    SQLITE,
+    make_store,
+    recall_store,
+    refill_store,
+    remember_store,
+    running,
+)
+from weft.launch.store.etcd import find_etcd
 from weft.launch.store.listening import is_listening
 from weft.launch.store.member import begin_member, read_member
 from weft.objects.errors import InUse, InvalidInput, NotFound, WeftError
@@ -198,15 +216,18 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     backup = read_backup(options.file)
     if unknown := set(backup.files) - {*FILES, SEAL}:
         raise InvalidInput(f"backup {options.file} holds {', '.join(unknown)}, which this version of weft doesn't know")
+    if options.store in OWN_ETCDS:
+        find_etcd()  # before anything is changed
     state: Path = options.state
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with hold_server(state):
-        before = list_replaced(state)
-        others = await _begin_members(state) if options.store == MEMBERS else []
+    with ExitStack() as held:
+        with _undone_if_refused(state):
+            held.enter_context(hold_server(state))
+            before = list_replaced(state)
+            others = await _begin_members(state) if options.store == MEMBERS else []
+            backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
+            entries = hold_restored(backup.entries, clock.now())
+            await refill_store(options.store, state, clock, entries, backup.header.revision)
         (state / REMOVED).unlink(missing_ok=True)
-        backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
-        entries = hold_restored(backup.entries, clock.now())
-        await refill_store(options.store, state, clock, entries, backup.header.revision)
         if backup.row_count:
             put_rows(state / EVENTS, backup.rows())
         for name, text in backup.files.items():
@@ -240,6 +261,25 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+@contextmanager
+def _undone_if_refused(state: Path) -> Iterator[None]:
+    """Make the folder ``state``; if the work fails, remove the uploads that it has put there, and each folder that it has made."""
+    code = state / BLOBS / CODE_FOLDER
+    before, made = set(code.glob("*")), [folder for folder in (code, code.parent, state) if not folder.exists()]
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        yield
+    except BaseException:
+        for path in set(code.glob("*")) - before:
+            path.unlink()
+        if state in made:
+            (state / LOCK).unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # a file of the store is in it
+                folder.rmdir()
+        raise
 
 
 async def _begin_members(state: Path) -> list[str]:
