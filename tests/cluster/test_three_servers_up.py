@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -35,10 +36,8 @@ def read_servers(cluster: Cluster) -> dict[str, tuple[str, list[str]]]:
 
 def test_a_fabric_of_three_goes_on_when_one_is_killed_and_heals(three: Cluster) -> None:
     assert read_servers(three) == {"s1": ("Ready", ["controllers"]), "s2": ("Ready", []), "s3": ("Ready", [])}
-    assert {os.getpgid(pid) for pid in three.pids("--server s1")} == {
-        os.getpgid(pid) for pid in three.pids("/servers/s1/")
-    }
-    [group] = {os.getpgid(pid) for pid in three.pids("--server s1")}
+    group = json.loads((three.state / "run" / "server-s1.pid").read_bytes())["pid"]
+    assert {os.getpgid(pid) for pid in (group, *three.pids("/servers/s1/"))} == {group}
     inside = {os.readlink(f"/proc/{pid}/ns/net") for pid in three.pids("server api --state")}
     assert len(inside) == 3 and os.readlink("/proc/self/ns/net") not in inside
 

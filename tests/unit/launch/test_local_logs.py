@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from weft.contracts.clock import SystemClock
 from weft.launch.local import init
-from weft.launch.local.daemon import LOG_LIMIT_BYTES, Daemon, perform_start, rotate_log
+from weft.launch.local.daemon import LOG_LIMIT_BYTES, Daemon, find_daemon, keep_entered, perform_start, rotate_log
+from weft.launch.local.processes import end, inspect_processes
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -72,3 +75,15 @@ def test_make_install_says_of_kvm_only_that_its_device_is_there() -> None:
     )
     shown = subprocess.run(["bash", "-euc", f"{line}\necho $kvm"], check=True, capture_output=True, text=True).stdout
     assert shown in ("/dev/kvm present\n", "no /dev/kvm (guests are slower, everything works)\n")
+
+
+async def test_the_pidfile_of_a_daemon_in_other_namespaces_names_the_daemon(tmp_path: Path) -> None:
+    daemon = Daemon("server-s1", ("/bin/sleep", f"60.{os.getpid()}"), str(tmp_path))
+    entering = perform_start(daemon, ("setsid", "--fork", "--wait"))  # as nsenter, it forks, and waits
+    try:
+        await keep_entered(daemon, entering, SystemClock())
+        found = find_daemon(daemon)
+        assert found is not None and json.loads(daemon.pidfile.read_bytes())["pid"] == found.pid != entering.pid
+        assert os.getpgid(found.pid) == found.pid, "it leads its group"
+    finally:
+        assert end([one for one in inspect_processes() if one.argv[-2:] == daemon.argv], signal.SIGKILL, 10) == []

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import msgspec
 
+from weft.contracts.clock import Clock
 from weft.launch.local.processes import Process, inspect_process, inspect_processes
 from weft.objects.errors import DriverFailed
 
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
+_LOOK_SECONDS = 0.02
 NOT_INHERITED = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
 
 
@@ -48,12 +50,12 @@ def find_daemon(daemon: Daemon) -> Process | None:
     try:
         kept = msgspec.json.decode(daemon.pidfile.read_bytes(), type=KeptProcess)
     except (FileNotFoundError, msgspec.DecodeError):
-        return _find_unkept(daemon)
+        return find_by_command(daemon)
     process = inspect_process(kept.pid)
-    return process if process is not None and kept == _identify(process) else _find_unkept(daemon)
+    return process if process is not None and kept == _identify(process) else find_by_command(daemon)
 
 
-def _find_unkept(daemon: Daemon) -> Process | None:
+def find_by_command(daemon: Daemon) -> Process | None:
     """The daemon by its command line, which contains the state folder: a killed up may have started it without writing the pidfile.
     The newest: an init's starter, whose line is the same, is older than what it leaves behind."""
     words = len(daemon.argv)
@@ -84,6 +86,16 @@ def perform_start(daemon: Daemon, entry: tuple[str, ...] = ()) -> Process:
         raise DriverFailed(f"{daemon.name} exited as soon as it started; {tail_log(daemon.log)}")
     keep(daemon, process)
     return process
+
+
+async def keep_entered(daemon: Daemon, entering: Process, clock: Clock) -> None:
+    """Remember the daemon itself in the place of ``entering``, the process that enters namespaces for it and forks it there."""
+    while entering.is_same(inspect_process(entering.pid)):
+        process = find_by_command(daemon)
+        if process is not None and not process.is_same(entering):
+            keep(daemon, process)
+            return
+        await clock.sleep(_LOOK_SECONDS)
 
 
 def keep(daemon: Daemon, process: Process) -> None:

@@ -16,7 +16,7 @@ from weft.contracts.clock import Clock
 from weft.drivers.linux.processes import ProcessId, wait_for_end
 from weft.launch.local import cgroups, node, underlay
 from weft.launch.local.choice import choose_topology, is_of_this_state
-from weft.launch.local.daemon import Daemon, find_daemon, perform_start, tail_log, write_whole
+from weft.launch.local.daemon import Daemon, find_daemon, keep_entered, perform_start, tail_log, write_whole
 from weft.launch.local.down import end_former
 from weft.launch.local.lock import hold_lock
 from weft.launch.local.node import AgentCommand
@@ -121,7 +121,10 @@ async def start_daemons(topology: Topology, fabric: Fabric, clock: Clock) -> str
         daemons = fabric.plan_daemons(topology)
         for daemon in daemons:
             if find_daemon(daemon) is None:
-                perform_start(daemon, node.plan_entry(topology, daemon.inside))
+                entry = node.plan_entry(topology, daemon.inside)
+                process = perform_start(daemon, (*entry, "setsid") if entry else ())
+                if entry:
+                    await keep_entered(daemon, process, clock)
         try:
             return await _while_alive(daemons, fabric.wait_server(topology, clock))
         except DriverFailed:
