@@ -38,8 +38,11 @@ install:
 install-tests:
 	@CEPH=$(CEPH) tools/install tests
 
-# What is refused of a cluster that runs is refused before minutes of packages.
+# What is refused of a cluster that runs is refused before minutes of packages, and so is a variable that make up doesn't know.
+UP_VARIABLES := STORE CONTAINERD KATA CEPH SERVERS CLUSTERS SERVER_OPTIONS
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 inspect:
+	@for name in $(filter-out $(UP_VARIABLES),$(GIVEN)); do echo "error: make up has no variable $$name; it has $(UP_VARIABLES)" >&2; exit 1; done
 	@if [ -x .venv/bin/python ] && [ -n "$(CEPH)$(KATA)$(CONTAINERD)$(STORE)$(SERVERS)" ]; then STORE=$(STORE) CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) SERVERS=$(SERVERS) CLUSTERS=$(CLUSTERS) .venv/bin/python -m weft.launch.local inspect || [ $$? -ne 1 ]; fi
 
 up: inspect install

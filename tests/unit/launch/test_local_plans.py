@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from weft.objects.errors import Unavailable
 
 TOPOLOGY = plan_topology("/clone", Taken())
 STATE = "/clone/.weft"
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def process(*argv: str) -> Process:
@@ -91,3 +94,18 @@ def test_a_node_that_was_deleted_is_not_waited_for_and_is_named() -> None:
         describe_nodes(["n1", "n2", "n3"], nodes)
     said = describe_nodes(["n1", "n3"], nodes)
     assert said.startswith("n1 online; n3 deleted, as you left it") and describe_nodes(["n1"], nodes) == "n1 online"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("NODES=1", "error: make up has no variable NODES; it has STORE CONTAINERD"),
+        ("SERVER=3", "error: make up has no variable SERVER; it has STORE CONTAINERD"),
+        ("SERVERS=99", "error: SERVERS=99 is not possible"),
+    ],
+)
+def test_make_up_refuses_what_it_does_not_have_before_it_installs_anything(given: str, said: str) -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    words = ["make", "inspect", given, "SERVER_OPTIONS=--audit-keep 7d"]
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and said in done.stderr

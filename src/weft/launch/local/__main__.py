@@ -57,10 +57,10 @@ def count_servers(text: str) -> int | None:
 
 
 async def inspect(clone: str, *, servers: str, **more: Any) -> None:
-    """Whether the clone's cluster, if there is one, is what ``make up`` is asked for: before anything is installed."""
-    topology = find_topology(clone)
+    """Whether ``make up`` is asked for what can be, and for the clone's cluster, if there is one: before anything is installed."""
+    count, topology = count_servers(servers), find_topology(clone)
     if topology is not None:
-        refuse_other(topology, servers=count_servers(servers), **more)
+        refuse_other(topology, servers=count, **more)
 
 
 async def up_all(clone: str, clusters: str, options: list[str], more: dict[str, Any]) -> None:
