@@ -13,6 +13,11 @@ from tests.scenario.server.test_server_log import until
 
 from weft.client.api import Client
 from weft.client.context import Context, read_context
+from weft.contracts.clock import SystemClock
+from weft.contracts.store import Put
+from weft.launch.process.supervisor import Supervisor, supervising
+from weft.launch.store.engine import ETCD, make_store, refill_store, running
+from weft.launch.store.etcd import plan_etcd
 from weft.objects.errors import StoreUnavailable
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
@@ -43,8 +48,28 @@ def test_a_full_store_says_so_and_has_space_again_without_its_history_or_with_a_
             for number in range(2_000):  # all of this is needed
                 write(f"s{number}", number)
         server.kill()
+        words = [*WEFT, "server", "backup", str(tmp_path / "saved"), "--state", str(server.state)]
+        subprocess.run(words, capture_output=True, check=True)
         server, client = start(tmp_path, stack, "64M")
         until(lambda: tried(lambda: write("large", 1)))
+
+
+async def test_a_full_etcd_of_a_stopped_server_is_filled_with_another_content(tmp_path: Path) -> None:
+    clock, values = SystemClock(), [Put(f"/secret/{number}", b"x" * 240_000) for number in range(4)]
+    async with supervising([Supervisor("etcd", [*plan_etcd(tmp_path, 16 << 20)], clock)]):
+        store = make_store(ETCD, tmp_path, clock)
+        await store.open()
+        with pytest.raises(StoreUnavailable, match="has used up its quota"):
+            while True:
+                await store.commit(values)
+        await store.close()
+    await refill_store(ETCD, tmp_path, clock, [("/secret/new", b"{}")], 7)
+    async with running(ETCD, tmp_path, clock):
+        store = make_store(ETCD, tmp_path, clock)
+        await store.open()
+        await store.commit([Put("/secret/more", b"{}")])
+        assert [entry.key for entry in (await store.list("/")).entries] == ["/secret/more", "/secret/new"]
+        await store.close()
 
 
 def start(folder: Path, stack: ExitStack, quota: str) -> tuple[Server, Client]:

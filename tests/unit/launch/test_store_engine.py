@@ -14,7 +14,7 @@ from weft.launch.local.topology import ETCD, Taken, plan_topology
 from weft.launch.server.configuration import parse_options
 from weft.launch.server.main import main
 from weft.launch.store.engine import find_endpoints, make_store
-from weft.launch.store.etcd import find_socket, plan_etcd
+from weft.launch.store.etcd import QUOTA_BYTES, find_socket, plan_etcd
 from weft.objects.errors import InvalidInput, Unavailable
 from weft.store.etcd import EtcdStore
 from weft.store.sqlite import SqliteStore
@@ -53,7 +53,7 @@ def test_an_etcd_of_the_servers_own_is_found_by_make_down_and_by_no_others() -> 
     topology = plan_topology("/clone", Taken(), store=ETCD)
     [server] = plan_daemons(topology)
     assert "--store etcd" in " ".join(server.argv)
-    command = plan_etcd(Path("/clone/.weft/server"))
+    command = plan_etcd(Path("/clone/.weft/server"), QUOTA_BYTES)
     assert command[command.index("--quota-backend-bytes") + 1] == str(4 << 30)  # as the table of what grows has it
     running = Process(7, 1, tuple(command[4:]))  # what the shell becomes
     assert is_weft(running, [topology.state_dir]) and not is_weft(running, ["/other/.weft"])

@@ -22,6 +22,7 @@ from contextlib import (
     suppress,
 )
 from pathlib import Path
+from typing import Any
 
 import weft
 from weft.cli.command.exit_codes import exit_code
@@ -197,16 +198,19 @@ async def _backup(options: argparse.Namespace, clock: Clock) -> int:
 @asynccontextmanager
 async def _opened(state: Path, url: str, clock: Clock) -> AsyncIterator[Store]:
     """The running server's store, or, when none runs, the store itself."""
+    rest: AbstractAsyncContextManager[None] = nullcontext()
+    store: Any  # an etcd's may be opened although it is full
+    more = {}
     if is_listening(path := state / "store.sock"):
-        rest: AbstractAsyncContextManager[None] = nullcontext()
-        store: Store = RemoteStore(path, clock)
+        store = RemoteStore(path, clock)
     elif url == SQLITE and not (state / "store.db").exists():
         raise NotFound(f"{state} holds no store", hint="give the folder that weft server has as --state")
     else:
         rest, store = running(url, state, clock), make_store(url, state, clock)
+        more = {"may_be_full": True} if url != SQLITE else {}
     async with rest:
         try:
-            await store.open()
+            await store.open(**more)
             yield store
         finally:
             await store.close()

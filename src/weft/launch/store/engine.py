@@ -17,7 +17,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Refill, Store
 from weft.launch.process.supervisor import Command, Supervisor, supervising
-from weft.launch.store.etcd import QUOTA_BYTES, find_socket, plan_etcd
+from weft.launch.store.etcd import NO_QUOTA, find_socket, plan_etcd
 from weft.launch.store.member import Member, plan_member, read_member, renew_certificate
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.objects.identity import MEMBER_NAME
@@ -67,7 +67,8 @@ def make_refill(url: str, state: Path, clock: Clock) -> Refill:
         refill = importlib.import_module("weft.store.sqlite").SqliteRefill(state / FILE)
     else:
         engine, endpoints, options = _find_etcd(url, state, clock)
-        refill = engine.EtcdRefill(endpoints, clock, rivals=(LEADER_LEASE, SERVER_LEASES), **options)
+        rivals, is_own = (LEADER_LEASE, SERVER_LEASES), url in OWN_ETCDS
+        refill = engine.EtcdRefill(endpoints, clock, rivals=rivals, is_own=is_own, **options)
     return refill
 
 
@@ -115,14 +116,14 @@ async def refill_store(
 
 @asynccontextmanager
 async def running(url: str, state: Path, clock: Clock) -> AsyncIterator[None]:
-    """Run the etcd that ``url`` names if it is the server's own and the server doesn't run. Raises Unavailable."""
-    async with supervising([Supervisor("etcd", plan, clock)] if (plan := plan_own(url, state, clock)) else []):
+    """Run the etcd that ``url`` names if it is the server's own and the server doesn't run: without a quota, since the server's
+    is in flags that nobody has given here. Raises Unavailable."""
+    plan = plan_own(url, state, clock, NO_QUOTA)
+    async with supervising([Supervisor("etcd", plan, clock)] if plan else []):
         yield
 
 
-def plan_own(
-    url: str, state: Path, clock: Clock, quota_bytes: int = QUOTA_BYTES
-) -> Sequence[str] | Callable[[], Command] | None:
+def plan_own(url: str, state: Path, clock: Clock, quota_bytes: int) -> Sequence[str] | Callable[[], Command] | None:
     """The command of the etcd that the server itself keeps; of a member it changes with the others. Raises Unavailable when there
     is no etcd on this machine."""
     if url == MEMBERS:

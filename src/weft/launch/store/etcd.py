@@ -13,7 +13,7 @@ from weft.objects.errors import Unavailable
 
 _CLIENT, _PEER = "client:0", "peer:0"
 _LONGEST_PATH_BYTES = 107
-QUOTA_BYTES = 4 << 30
+QUOTA_BYTES, NO_QUOTA = 4 << 30, -1
 
 
 def find_socket(state: Path) -> str:
@@ -27,7 +27,7 @@ def find_socket(state: Path) -> str:
     return path
 
 
-def plan_etcd(state: Path, quota_bytes: int = QUOTA_BYTES) -> list[str]:
+def plan_etcd(state: Path, quota_bytes: int) -> list[str]:
     """The command that runs it in the foreground. Raises Unavailable when there is no etcd on this machine."""
     program = find_etcd()
     folder = str((state / "etcd").absolute())

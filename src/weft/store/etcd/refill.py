@@ -14,6 +14,7 @@ from weft.store.etcd.connection import EtcdConnection, EtcdTls
 from weft.store.etcd.leases import EtcdLeases, end_of
 from weft.store.etcd.marks import name_kept
 from weft.store.etcd.places import Places
+from weft.store.etcd.space import end_alarms
 from weft.store.etcd.transaction import delete, plan_writes, put
 
 _PAGE_ENTRIES = 500  # of 256 KB at most
@@ -22,7 +23,7 @@ _LEAP = 1_000_000_000  # more than a copy that was in force for a while can have
 
 class EtcdRefill:
     """Another content for the store at ``endpoints``. A live lease whose name begins with one of ``rivals`` means
-    that somebody uses the store."""
+    that somebody uses the store. ``is_own``: of an etcd that weft runs, which may have been full."""
 
     def __init__(
         self,
@@ -30,6 +31,7 @@ class EtcdRefill:
         clock: Clock | None = None,
         *,
         rivals: Sequence[str],
+        is_own: bool = False,
         prefix: str = "/weft",
         tls: EtcdTls | None = None,
         timeout_seconds: float = 10.0,
@@ -39,7 +41,7 @@ class EtcdRefill:
         self._connection = EtcdConnection(endpoints, tls, timeout_seconds, keepalive_seconds)
         self._places = Places(prefix)
         self._leases = EtcdLeases(self._connection, self._clock, self._places.leases)
-        self._rivals = rivals
+        self._rivals, self._is_own = rivals, is_own
 
     async def inspect(self) -> Occupant:
         await self._connect()
@@ -50,6 +52,8 @@ class EtcdRefill:
         await self._connect()
         for rival in self._rivals:
             await self._see_that_nobody_holds(rival)
+        if self._is_own:
+            await end_alarms(self._connection)
         await self._connection.transact([], [put(self._places.refilling, note.encode())], [])
         await self._clear()
 

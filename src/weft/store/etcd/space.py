@@ -104,6 +104,14 @@ def _is_worth_it(one: MemberUse, quota_bytes: int) -> bool:
     return one.size_bytes >= quota_bytes / 4 and one.size_bytes > 2 * one.used_bytes
 
 
+async def end_alarms(connection: EtcdConnection) -> None:
+    """Let etcd take writes again. Raises StoreUnavailable."""
+    listed = await connection.maintain("Alarm", wire.AlarmRequest(action=wire.LIST_ALARMS))
+    for one in listed.alarms:
+        ended = wire.AlarmRequest(action=wire.END_ALARM, member_id=one.member_id, alarm=one.alarm)
+        await connection.maintain("Alarm", ended)
+
+
 def describe_use(one: MemberUse, quota_bytes: int) -> StoreUse:
     """``quota_bytes``: 0 of an etcd of the user's own, which says nothing of it. Sizes are rounded: each new one is written."""
     use = StoreUse(size=_round(one.size_bytes), used=_round(one.used_bytes), quota=quota_bytes)
@@ -195,10 +203,7 @@ class EtcdSpace:
                 async with self._at(own.endpoint) as connection:
                     await connection.maintain(wire.HAND_OVER, wire.HandOverRequest(target_id=member))
             case EndAlarm():
-                listed = await self._connection.maintain("Alarm", wire.AlarmRequest(action=wire.LIST_ALARMS))
-                for one in listed.alarms:
-                    ended = wire.AlarmRequest(action=wire.END_ALARM, member_id=one.member_id, alarm=one.alarm)
-                    await self._connection.maintain("Alarm", ended)
+                await end_alarms(self._connection)
 
     def _find_recent(self, revision: int) -> int | None:
         if self._recent is None:
