@@ -17,6 +17,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import pytest
+
 from tests.commands import WEFT, run_command
 from tests.logs import CONTENT
 from weft.client import Client
@@ -49,6 +51,20 @@ def lay_out(folder: Path, *, often: bool = False) -> Cluster:
     (folder / ".weft" / "cache").symlink_to(cache)
     shutil.copytree(ROOT / "examples", folder / "examples")
     return Cluster(folder, f"{SERVER_OPTIONS} {OFTEN}" if often else SERVER_OPTIONS)
+
+
+@contextmanager
+def own_cluster(folder: Path, **variables: str) -> Iterator[Cluster]:
+    """A cluster of a test's own, with variables of ``make up``."""
+    if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None or shutil.which("etcd") is None:
+        pytest.skip("needs root, QEMU and etcd")
+    made = lay_out(folder)
+    try:
+        made.up(**variables)
+        yield made
+    finally:
+        made.down()
+        assert not (made.state / "server").exists() and not (made.state / "servers").exists()
 
 
 def read_parent(pid: int) -> int:

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.cluster import Cluster, lay_out
+from tests.cluster.cluster import Cluster, own_cluster, until
 
 pytestmark = pytest.mark.host
 
 
 @pytest.fixture
 def on_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None or shutil.which("etcd") is None:
-        pytest.skip("needs root, QEMU and etcd")
-    made = lay_out(tmp_path_factory.mktemp("on-etcd"))
-    try:
-        made.up(store="etcd")
+    with own_cluster(tmp_path_factory.mktemp("on-etcd"), store="etcd") as made:
         yield made
-    finally:
-        made.down()
-        assert not (made.state / "server").exists()
-
-
-def until(true: Callable[[], bool], cluster: Cluster, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, cluster.logs()
-        time.sleep(0.2)
 
 
 @pytest.mark.long
@@ -42,13 +26,13 @@ def test_a_cluster_on_etcd_outlives_the_kill_of_etcd_and_of_its_server_and_is_re
     [api] = on_etcd.pids("server api")
     [etcd] = on_etcd.pids("etcd --name")
     os.kill(etcd, signal.SIGKILL)
-    until(lambda: on_etcd.pids("etcd --name") not in ([], [etcd]), on_etcd)  # the server keeps it
-    until(lambda: on_etcd.run("create", "volume", "kept", "--size", "64M").returncode == 0, on_etcd)
+    until(lambda: on_etcd.pids("etcd --name") not in ([], [etcd]))  # the server keeps it
+    until(lambda: on_etcd.run("create", "volume", "kept", "--size", "64M").returncode == 0)
     assert on_etcd.pids("server api") == [api]  # they waited, and watch on
     on_etcd.ok("server", "backup", str(on_etcd.folder / "b"))
     for pid in [*on_etcd.pids("weft server --state"), *on_etcd.pids("etcd --name")]:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not on_etcd.pids("server api"), on_etcd)
+    until(lambda: not on_etcd.pids("server api"))
     on_etcd.up()
     assert on_etcd.vm("hello")["uid"] == hello["uid"]
     assert on_etcd.json("get", "volume/kept")["name"] == "kept"
@@ -58,7 +42,7 @@ def test_a_cluster_on_etcd_outlives_the_kill_of_etcd_and_of_its_server_and_is_re
     on_etcd.ok("create", "volume", "after", "--size", "64M")
     for pid in on_etcd.pids("weft server --state"):
         os.kill(pid, signal.SIGTERM)
-    until(lambda: not on_etcd.pids("weft server --state") and not on_etcd.pids("etcd --name"), on_etcd)
+    until(lambda: not on_etcd.pids("weft server --state") and not on_etcd.pids("etcd --name"))
     on_etcd.ok("server", "restore", str(on_etcd.folder / "b"))
     assert not on_etcd.pids("etcd --name")
     on_etcd.up()

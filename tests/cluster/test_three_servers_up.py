@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.cluster import WEFT, Cluster, lay_out, until
+from tests.cluster.cluster import WEFT, Cluster, own_cluster, until
 
 pytestmark = pytest.mark.host
 
 
 @pytest.fixture
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None or shutil.which("etcd") is None:
-        pytest.skip("needs root, QEMU and etcd")
-    made = lay_out(tmp_path_factory.mktemp("three-servers"))
-    try:
-        made.up(servers="3")
+    with own_cluster(tmp_path_factory.mktemp("three-servers"), servers="3") as made:
         yield made
-    finally:
-        made.down()
-        assert not (made.state / "servers").exists()
 
 
 def read_servers(cluster: Cluster) -> dict[str, tuple[str, list[str]]]:

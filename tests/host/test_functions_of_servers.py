@@ -6,7 +6,6 @@ import json
 import os
 import sqlite3
 import ssl
-import tempfile
 import threading
 import time
 import urllib.request
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.conformance.store.etcd_server import PROGRAM
 from tests.scenario.server.servers_lab import Server, tried
 from tests.scenario.server.test_server_log import until
-from tests.scenario.several_servers_lab import Fabric, start_fabric
+from tests.scenario.several_servers_lab import FabricWithNodes, start_fabric
 
 from weft.images.recipes import ensure_bundle
 
@@ -43,69 +42,54 @@ def handler(event, context):
 
 
 @pytest.fixture(scope="module")
-def started() -> Iterator[Fabric]:
-    with tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp") as folder:
-        os.chmod(folder, 0o755)  # users of instances go through it
-        etcd = EtcdServer(Path(folder) / "etcd")
-        etcd.start()
-        try:
-            with start_fabric(Path(folder), etcd) as fabric:
-                fabric.add_node("n1", fabric.first, "--functions", "auto")
-                base = ensure_bundle(
-                    "python3-11", Path(os.environ.get("WEFT_CACHE", ROOT / ".weft" / "cache")), lambda what: None
-                )
-                fabric.weft(fabric.first, "image", "add", "python3-11", str(base))
-                (Path(folder) / "code").mkdir()
-                (Path(folder) / "code" / "app.py").write_text(CODE)
-                words = ["--code", f"{folder}/code", "--handler", "app.handler", "--isolation", "process"]
-                fabric.weft(fabric.first, "function", "create", "f", *words, "--timeout", "60s", seconds=300)
-                yield fabric
-        finally:
-            etcd.end()
+def started() -> Iterator[FabricWithNodes]:
+    with start_fabric() as fabric:
+        fabric.folder.chmod(0o755)  # users of instances go through it
+        fabric.add_node("n1", fabric.first, "--functions", "auto")
+        cache = Path(os.environ.get("WEFT_CACHE", ROOT / ".weft" / "cache"))
+        fabric.weft(fabric.first, "image", "add", "python3-11", str(ensure_bundle("python3-11", cache, lambda _: None)))
+        (fabric.folder / "code").mkdir()
+        (fabric.folder / "code" / "app.py").write_text(CODE)
+        words = ["--code", f"{fabric.folder}/code", "--handler", "app.handler", "--isolation", "process"]
+        fabric.weft(fabric.first, "function", "create", "f", *words, "--timeout", "60s", seconds=300)
+        yield fabric
 
 
 @pytest.fixture
-def fabric(started: Fabric) -> Fabric:
+def fabric(started: FabricWithNodes) -> FabricWithNodes:
     """With both servers."""
     started.revive()
     until(lambda: tried(lambda: invoke(started, started.first, 0.0)))
     return started
 
 
-def invoke(fabric: Fabric, server: Server, seconds: float) -> Any:
+def invoke(fabric: FabricWithNodes, server: Server, seconds: float) -> Any:
     return json.loads(fabric.weft(server, "function", "invoke", "f", "--data", json.dumps({"seconds": seconds})))
 
 
-def post(fabric: Fabric, server: Server, call: str, attempt: int, seconds: float) -> Any:
-    """An invocation over Lambda's API, as an SDK sends it."""
-    headers = {
-        "Authorization": f"Bearer {fabric.context.token}",
-        "amz-sdk-invocation-id": call,
-        "amz-sdk-request": f"attempt={attempt}; max=3",
-    }
-    body = json.dumps({"seconds": seconds}).encode()
+def post(fabric: FabricWithNodes, server: Server, seconds: float, headers: dict[str, str]) -> Any:
+    """An invocation over Lambda's API; its answer."""
     place = f"https://{server.functions}/2015-03-31/functions/f/invocations"
+    headers = {"Authorization": f"Bearer {fabric.context.token}", **headers}
     tls = ssl.create_default_context(cadata=fabric.context.ca)
     tls.check_hostname = False
-    asked = urllib.request.Request(place, body, headers, method="POST")
+    asked = urllib.request.Request(place, json.dumps({"seconds": seconds}).encode(), headers, method="POST")
     with urllib.request.urlopen(asked, context=tls, timeout=60) as answer:
-        return json.load(answer)
+        return answer.headers, answer.read()
 
 
-def queue(fabric: Fabric, server: Server, seconds: float) -> str:
+def repeat(fabric: FabricWithNodes, server: Server, call: str, attempt: int) -> Any:
+    """The answer to a call of five seconds, as an SDK sends it."""
+    headers = {"amz-sdk-invocation-id": call, "amz-sdk-request": f"attempt={attempt}; max=3"}
+    return json.loads(post(fabric, server, 5.0, headers)[1])
+
+
+def queue(fabric: FabricWithNodes, server: Server, seconds: float) -> str:
     """The id of an asynchronous invocation that was acknowledged."""
-    headers = {"Authorization": f"Bearer {fabric.context.token}", "X-Amz-Invocation-Type": "Event"}
-    place = f"https://{server.functions}/2015-03-31/functions/f/invocations"
-    tls = ssl.create_default_context(cadata=fabric.context.ca)
-    tls.check_hostname = False
-    body = json.dumps({"seconds": seconds}).encode()
-    asked = urllib.request.Request(place, body, headers, method="POST")
-    with urllib.request.urlopen(asked, context=tls, timeout=60) as answer:
-        assert answer.status == 202
-        return str(answer.headers["x-amzn-requestid"])
+    return str(post(fabric, server, seconds, {"X-Amz-Invocation-Type": "Event"})[0]["x-amzn-requestid"])
 
 
-def count_runs(fabric: Fabric) -> Counter[str]:
+def count_runs(fabric: FabricWithNodes) -> Counter[str]:
     """How often each invocation began, by what the gateways wrote down of what was printed."""
     lines = {
         line[line.index("began ") :]
@@ -132,7 +116,9 @@ def read_count(server: Server, words: str) -> int:
     return int(count)
 
 
-def test_a_function_runs_at_either_gateway_and_a_repeated_call_once_when_the_first_is_killed(fabric: Fabric) -> None:
+def test_a_function_runs_at_either_gateway_and_a_repeated_call_once_when_the_first_is_killed(
+    fabric: FabricWithNodes,
+) -> None:
     for server in (fabric.second, fabric.first):
         assert invoke(fabric, server, 0.0)["id"]
         assert "slept 0.0" in fabric.weft(server, "function", "logs", "f")
@@ -140,7 +126,7 @@ def test_a_function_runs_at_either_gateway_and_a_repeated_call_once_when_the_fir
 
     def begin() -> None:
         with pytest.raises(OSError):
-            post(fabric, fabric.first, call, 1, 5.0)
+            repeat(fabric, fabric.first, call, 1)
         failed.set()
 
     caller = threading.Thread(target=begin)
@@ -151,7 +137,7 @@ def test_a_function_runs_at_either_gateway_and_a_repeated_call_once_when_the_fir
     fabric.first.kill()
     caller.join()
     assert failed.is_set()
-    answer = post(fabric, fabric.second, call, 2, 5.0)
+    answer = repeat(fabric, fabric.second, call, 2)
     assert answer["began"] < killed_at  # it ran once, and its answer came to the gateway that was asked again
     for server in (fabric.second, fabric.first):
         assert invoke(fabric, server, 0.0)["began"] > killed_at
@@ -159,7 +145,7 @@ def test_a_function_runs_at_either_gateway_and_a_repeated_call_once_when_the_fir
 
 @pytest.mark.long  # tests/scenario/gateway/test_queued_copies.py shows it in one process
 def test_queued_events_run_at_the_other_server_when_theirs_is_killed_and_not_again_when_it_returns(
-    fabric: Fabric,
+    fabric: FabricWithNodes,
 ) -> None:
     invoke(fabric, fabric.second, 0.0)
     invoke(fabric, fabric.first, 0.0)

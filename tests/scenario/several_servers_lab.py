@@ -1,10 +1,11 @@
-"""Servers of one fabric over a real etcd, each ``weft server`` with all its processes, and nodes whose guests pretend."""
+"""Two servers of one fabric over a real etcd, and nodes whose guests pretend."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,43 +14,29 @@ from typing import Any
 from tests.conformance.store.etcd_server import EtcdServer
 from tests.scenario.agent_lab import BUNDLE
 from tests.scenario.cli_lab import FAKES, NODE
-from tests.scenario.server.servers_lab import WEFT, Server, make_token, tried
+from tests.scenario.server.servers_lab import WEFT, Fabric, Server, fabric_in, read_servers, tried
 from tests.scenario.server.test_server_log import until
 
-from weft.client.context import Context, hash_ca, read_context, write_context
-from weft.launch.server.membership.join import join
+from weft.client.context import Context, write_context
 
 
-class Fabric:
+class FabricWithNodes:
     """``first`` and ``second`` are its servers; ``client`` asks the second one."""
 
-    def __init__(self, folder: Path, etcd: EtcdServer, stack: ExitStack) -> None:
-        self.folder, self._stack = folder, stack
+    def __init__(self, fabric: Fabric, stack: ExitStack) -> None:
+        self.folder, self._stack = fabric.folder, stack
         self._agents, self._processes = dict[str, list[str]](), dict[str, subprocess.Popen[bytes]]()
-        self.first = Server(folder / "one", "--store", f"etcd://{etcd.endpoint}", "--allow-fetch", str(folder))
-        stack.callback(self.first.kill)
-        self.context: Context = until(lambda: tried(lambda: read_context(self.first.state / "context.json")))
-        client = self.first.connect(self.context)
-        until(lambda: tried(lambda: [one["status"]["phase"] for one in client.list("server").items] == ["Ready"]))
-        token = make_token(client, "two")
-        join(folder / "two", self.first.url, token, hash_ca(self.context.ca), "s2")
-        client.close()
-        self.second = Server(folder / "two", "--allow-fetch", str(folder))
-        stack.callback(self.second.kill)
-        self.client = self.second.connect(self.context)
-        stack.callback(self.client.close)
-        self.await_servers()
-        self.places = {server: self._write_context(server) for server in (self.first, self.second)}
-
-    def await_servers(self) -> None:
-        """Wait until both serve."""
-        until(lambda: tried(lambda: {one["status"]["phase"] for one in self.client.list("server").items} == {"Ready"}))
+        fabric.begin()
+        fabric.join(2)
+        self.first, self.second = fabric.servers.values()
+        self.context, self.client = fabric.context, fabric.client("s2")
+        self._places = {server: self._write_context(server) for server in (self.first, self.second)}
 
     def revive(self) -> None:
         """Start the first server again if it was killed."""
         if self.first.process.poll() is not None:
             self.first.start()
-        self.await_servers()
+        until(lambda: tried(lambda: {phase for phase, _ in read_servers(self.client).values()} == {"Ready"}))
         until(lambda: tried(lambda: self.first.connect(self.context).get("server", "s1")))
 
     def _write_context(self, server: Server) -> Path:
@@ -62,7 +49,7 @@ class Fabric:
 
     def spawn(self, server: Server, *words: str) -> subprocess.Popen[bytes]:
         """A command of a person whose context names that server."""
-        env = {**os.environ, "WEFT_CONTEXT": str(self.places[server])}
+        env = {**os.environ, "WEFT_CONTEXT": str(self._places[server])}
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = subprocess.Popen([*WEFT, *words], env=env, **pipes)
         self._stack.callback(process.kill)
@@ -105,7 +92,10 @@ class Fabric:
 
 
 @contextmanager
-def start_fabric(folder: Path, etcd: EtcdServer) -> Iterator[Fabric]:
-    """A fabric of two servers in ``folder``, which has a short path: sockets live in it."""
+def start_fabric() -> Iterator[FabricWithNodes]:
+    """A fabric of two servers, in a folder with a short path: sockets live in it."""
     with ExitStack() as stack:
-        yield Fabric(folder, etcd, stack)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp")))
+        etcd = stack.enter_context(EtcdServer(folder / "etcd"))
+        options = ("--allow-fetch", str(folder))
+        yield FabricWithNodes(stack.enter_context(fabric_in(folder, etcd.url, options)), stack)

@@ -53,10 +53,8 @@ _numbers = itertools.count()
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
     if PROGRAM is None:
         pytest.skip("etcd is not installed (apt-get install etcd-server)")
-    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
-    server.start()
-    yield server
-    server.end()
+    with EtcdServer(tmp_path_factory.mktemp("etcd")) as server:
+        yield server
 
 
 @pytest.fixture(params=[*ENGINES, "etcd"])

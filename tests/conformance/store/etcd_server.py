@@ -26,6 +26,11 @@ class EtcdServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def url(self) -> str:
+        """It as a server's store."""
+        return f"etcd://{self.endpoint}"
+
+    @property
     def data(self) -> Path:
         return self.folder / "data"
 
@@ -43,6 +48,13 @@ class EtcdServer:
                 ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
+
+    def __enter__(self) -> EtcdServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def send(self, sign: signal.Signals) -> None:
         assert self._process is not None

@@ -104,8 +104,8 @@ def read_servers(client: Client) -> dict[str, tuple[str, list[str]]]:
 
 
 class Fabric:
-    """Servers that keep a member of the store each, at addresses of loopback that no other test has, or in the net ``net``.
-    ``options`` are those of all servers, and ``enter`` gives the words before a server's command."""
+    """Servers over the store ``store``, or with a member of it each, at addresses of loopback that no other test has, or in the net
+    ``net``. ``options`` are those of all servers, and ``enter`` gives the words before a server's command."""
 
     def __init__(
         self,
@@ -113,8 +113,9 @@ class Fabric:
         net: str = "",
         enter: Callable[[str], Sequence[str]] = lambda _: (),
         options: Sequence[str] = (),
+        store: str = "",
     ) -> None:
-        self.folder, self.servers = folder, dict[str, Server]()
+        self.folder, self.servers, self._store = folder, dict[str, Server](), store
         self._net = net or f"127.{random.randrange(1, 255)}.{random.randrange(255)}"
         self._enter, self._options = enter, options
         self.context: Context
@@ -123,20 +124,31 @@ class Fabric:
         return MemberPlace(f"{self._net}.{number}")
 
     def begin(self) -> None:
-        begin(self.folder / "s1", "s1", self.place(1))
-        self._start(1)
+        if self._store:
+            self._start(1, "--store", self._store)
+        else:
+            begin(self.folder / "s1", "s1", self.place(1))
+            self._start(1)
         self.context = until(lambda: tried(lambda: read_context(self.folder / "s1" / "context.json")))
         until(lambda: tried(lambda: read_servers(self.client("s1")).get("s1") == ("Ready", ["controllers"])))
 
     def join(self, number: int, by: str = "s1") -> None:
-        """Let server sNUMBER join, and wait until it serves and its member has a vote."""
-        name, client = f"s{number}", self.client(by)
-        token = make_token(client, f"for-{name}-{random.randbytes(3).hex()}")
-        join(self.folder / name, self.servers[by].url, token, hash_ca(self.context.ca), name, self.place(number))
+        """Let server sNUMBER join, and start it."""
+        name = f"s{number}"
+        token = make_token(self.client(by), f"for-{name}-{random.randbytes(3).hex()}")
+        member = None if self._store else self.place(number)
+        join(self.folder / name, self.servers[by].url, token, hash_ca(self.context.ca), name, member)
+        self.start(number, by)
+
+    def start(self, number: int, by: str = "s1") -> None:
+        """Start server sNUMBER, which has joined, and wait until it serves and its member has a vote."""
+        name = f"s{number}"
         self._start(number)
-        until(lambda: b'"has_vote": true' in (self.folder / name / "etcd" / "member.json").read_bytes())
+        if not self._store:
+            until(lambda: b'"has_vote": true' in (self.folder / name / "etcd" / "member.json").read_bytes())
+            until(lambda: name in read_member(self.folder / by).others)  # it has heard of it
+        client = self.client(name)
         until(lambda: tried(lambda: read_servers(client)[name][0] == "Ready"))
-        until(lambda: name in read_member(self.folder / by).others)  # it has heard of it
 
     def client(self, name: str) -> Client:
         return self.servers[name].connect(self.context)
@@ -147,19 +159,19 @@ class Fabric:
         context.others = [server.url for name, server in self.servers.items() if name != "s1"]
         return Client(context)
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int, *options: str) -> None:
         name = f"s{number}"
         self.servers[name] = Server(
             self.folder / name,
-            *("--server", name, *self._options),
+            *("--server", name, *self._options, *options),
             host=self.place(number).host,
             enter=self._enter(name),
         )
 
 
 @contextmanager
-def fabric_in(folder: Path) -> Iterator[Fabric]:
-    fabric = Fabric(folder)
+def fabric_in(folder: Path, store: str = "", options: Sequence[str] = ()) -> Iterator[Fabric]:
+    fabric = Fabric(folder, store=store, options=options)
     try:
         yield fabric
     finally:

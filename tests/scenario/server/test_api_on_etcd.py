@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.conformance.store.etcd_server import EtcdServer
 from tests.scenario.api_lab import make_vm, run_together
 from tests.scenario.people.test_people import is_refused, wait_until
 from tests.scenario.server.servers_lab import Server
@@ -17,20 +17,10 @@ from tests.scenario.server.test_api_process import ApiProcess
 from weft.client import Client
 from weft.objects.errors import NotAuthenticated, WeftError
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path / "etcd")
-    server.start()
-    yield server
-    server.end()
-
 
 @pytest.fixture
 def api(tmp_path: Path, etcd: EtcdServer) -> Iterator[ApiProcess]:
-    api = ApiProcess(tmp_path / "state", "--store", f"etcd://{etcd.endpoint}")
+    api = ApiProcess(tmp_path / "state", "--store", etcd.url)
     yield api
     for process in api.processes:
         if process.poll() is None:
@@ -60,9 +50,7 @@ def test_api_servers_live_through_a_kill_of_etcd_and_their_own(api: ApiProcess, 
 
 
 def test_two_api_servers_over_one_etcd_decide_as_one(tmp_path: Path, etcd: EtcdServer) -> None:
-    servers = [
-        ApiProcess(tmp_path / name, "--server", name, "--store", f"etcd://{etcd.endpoint}") for name in ("s1", "s2")
-    ]
+    servers = [ApiProcess(tmp_path / name, "--server", name, "--store", etcd.url) for name in ("s1", "s2")]
     again: Server | None = None
     try:
         servers[0].start()

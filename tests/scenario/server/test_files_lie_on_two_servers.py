@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pytest
-from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.conformance.store.etcd_server import EtcdServer
 from tests.scenario.gateway.test_function_code import make_zip
-from tests.scenario.server.servers_lab import Server, make_token, read_servers, tried
+from tests.scenario.server.servers_lab import fabric_in, read_servers, tried
 from tests.scenario.server.test_server_log import until
 
 from weft.client.answer import raise_problem
 from weft.client.api import Client
-from weft.client.context import Context, hash_ca, read_context
 from weft.client.function_code import upload_code
-from weft.launch.server.membership.join import join
-
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path / "etcd")
-    server.start()
-    yield server
-    server.end()
 
 
 def make_disk(path: Path, text: str) -> str:
@@ -56,17 +41,11 @@ def test_images_and_code_outlive_the_server_that_fetched_them_or_was_given_them(
     sources.mkdir()
     digest, later = make_disk(sources / "one.img", "one"), make_disk(sources / "two.img", "two")
     options = ("--allow-fetch", str(sources))
-    first = Server(tmp_path / "one", "--store", f"etcd://{etcd.endpoint}", *options)
-    with ExitStack() as stack:
-        stack.callback(first.kill)
-        known: Context = until(lambda: tried(lambda: read_context(first.state / "context.json")))
-        client = first.connect(known)
-        until(lambda: tried(lambda: read_servers(client)) == {"s1": ("Ready", ["controllers"])})
-        join(tmp_path / "two", first.url, make_token(client, "once"), hash_ca(known.ca), "s2")
-        second = Server(tmp_path / "two", *options)
-        stack.callback(second.kill)
-        there = second.connect(known)
-        until(lambda: tried(lambda: read_servers(there)) == {"s1": ("Ready", ["controllers"]), "s2": ("Ready", [])})
+    with fabric_in(tmp_path, etcd.url, options) as fabric:
+        fabric.begin()
+        fabric.join(2)
+        first, second = fabric.servers.values()
+        client, there = fabric.client("s1"), fabric.client("s2")
 
         add_image(there, sources / "one.img")
         until(lambda: read_image(there, "one")["phase"] == "Available")
@@ -94,8 +73,6 @@ def test_images_and_code_outlive_the_server_that_fetched_them_or_was_given_them(
         assert {read_image(there, name)["phase"] for name in ("one", "two")} == {"Available"}
         there.delete("image", "one")
         until(lambda: not (second.state / "images" / digest).exists())
-        client.close()
-        there.close()
 
 
 def make_spec(sha256: str) -> dict[str, str]:

@@ -5,37 +5,29 @@ from __future__ import annotations
 import json
 import os
 import signal
-import tempfile
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.conformance.store.etcd_server import PROGRAM
 from tests.scenario.server.servers_lab import tried
 from tests.scenario.server.test_server_log import until
-from tests.scenario.several_servers_lab import Fabric, start_fabric
+from tests.scenario.several_servers_lab import FabricWithNodes, start_fabric
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
 
 
 @pytest.fixture(scope="module")
-def started() -> Iterator[Fabric]:
-    with tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp") as folder:
-        etcd = EtcdServer(Path(folder) / "etcd")
-        etcd.start()
-        try:
-            with start_fabric(Path(folder), etcd) as fabric:
-                fabric.add_image(fabric.first)
-                fabric.add_node("n1", fabric.first)
-                fabric.weft(fabric.first, "vm", "create", "web", "--image", "tiny", "--memory", "128M")
-                yield fabric
-        finally:
-            etcd.end()
+def started() -> Iterator[FabricWithNodes]:
+    with start_fabric() as fabric:
+        fabric.add_image(fabric.first)
+        fabric.add_node("n1", fabric.first)
+        fabric.weft(fabric.first, "vm", "create", "web", "--image", "tiny", "--memory", "128M")
+        yield fabric
 
 
 @pytest.fixture
-def fabric(started: Fabric) -> Fabric:
+def fabric(started: FabricWithNodes) -> FabricWithNodes:
     """With both servers, and the node connected to both gateways."""
     started.revive()
     places = {started.first.gateway, started.second.gateway}
@@ -43,7 +35,7 @@ def fabric(started: Fabric) -> Fabric:
     return started
 
 
-def test_a_command_whose_gateway_is_killed_ends_with_an_error_that_names_it(fabric: Fabric) -> None:
+def test_a_command_whose_gateway_is_killed_ends_with_an_error_that_names_it(fabric: FabricWithNodes) -> None:
     process = fabric.spawn(fabric.first, "vm", "exec", "web", "--", "cat")
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(b"a line\n")
@@ -55,7 +47,7 @@ def test_a_command_whose_gateway_is_killed_ends_with_an_error_that_names_it(fabr
     assert process.returncode == 1 and b"the command may still be running" in err
 
 
-def test_a_gateway_that_does_not_answer_is_passed_over_for_that_of_another_server(fabric: Fabric) -> None:
+def test_a_gateway_that_does_not_answer_is_passed_over_for_that_of_another_server(fabric: FabricWithNodes) -> None:
     assert (
         fabric.weft(fabric.first, "vm", "exec", "web", "--", "echo", "first") == "first\n"
     )  # which knows the others now
@@ -67,7 +59,7 @@ def test_a_gateway_that_does_not_answer_is_passed_over_for_that_of_another_serve
         os.kill(gateway, signal.SIGCONT)
 
 
-def test_watches_and_dashboards_go_on_at_the_other_server_when_theirs_is_killed(fabric: Fabric) -> None:
+def test_watches_and_dashboards_go_on_at_the_other_server_when_theirs_is_killed(fabric: FabricWithNodes) -> None:
     fabric.weft(fabric.first, "volume", "list")  # its context knows the other server now
     watched = fabric.spawn(fabric.first, "volume", "list", "--watch", "-o", "name")
     dashboard = fabric.spawn(fabric.first, "dashboard", "--port", "0", "--no-open")
@@ -95,14 +87,16 @@ def test_watches_and_dashboards_go_on_at_the_other_server_when_theirs_is_killed(
     make("c")
 
 
-def test_a_node_that_starts_while_its_server_is_gone_finds_the_other_and_its_gateway(fabric: Fabric) -> None:
+def test_a_node_that_starts_while_its_server_is_gone_finds_the_other_and_its_gateway(fabric: FabricWithNodes) -> None:
     fabric.first.kill()
     fabric.start_node("n1")
     fabric.weft(fabric.second, "vm", "create", "late", "--image", "tiny", "--memory", "128M")
     assert fabric.weft(fabric.second, "vm", "exec", "late", "--", "echo", "here") == "here\n"
 
 
-def test_commands_run_through_either_server_and_through_the_other_when_theirs_is_killed(fabric: Fabric) -> None:
+def test_commands_run_through_either_server_and_through_the_other_when_theirs_is_killed(
+    fabric: FabricWithNodes,
+) -> None:
     for server in (fabric.first, fabric.second):
         assert fabric.weft(server, "vm", "exec", "web", "--", "echo", server.gateway) == f"{server.gateway}\n"
     fabric.first.kill()

@@ -7,38 +7,25 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.conformance.store.etcd_server import EtcdServer
 from tests.scenario.metrics_lab import fetch
-from tests.scenario.server.servers_lab import Server, make_token, read_servers, tried
+from tests.scenario.server.servers_lab import Server, fabric_in, read_servers, tried
 from tests.scenario.server.test_server_log import until
 
 from weft.client import Client
-from weft.client.context import Context, hash_ca, read_context
 from weft.client.server.endpoints import AWAY_HEADER
-from weft.launch.server.membership.join import join
 from weft.telemetry.metrics.database import find_database
 
 OPTIONS = ("--metrics", "local", "--metrics-interval", "1s", "--alert-interval", "1s")
 _asked = itertools.count()
 pytestmark = pytest.mark.skipif(
-    PROGRAM is None or not shutil.which("victoria-metrics") or not shutil.which("vmalert"),
-    reason="needs etcd-server and victoria-metrics",
+    not shutil.which("victoria-metrics") or not shutil.which("vmalert"), reason="needs victoria-metrics"
 )
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path / "etcd")
-    server.start()
-    yield server
-    server.end()
 
 
 def read_own(server: Server, start: float, end: float) -> set[tuple[str, int, float]]:
@@ -68,12 +55,9 @@ def ask(client: Client, start: float, end: float) -> tuple[Any, str]:
 def test_the_history_outlives_the_leader_and_is_whole_again_at_the_one_that_was_killed(
     tmp_path: Path, etcd: EtcdServer
 ) -> None:
-    first = Server(tmp_path / "one", "--store", f"etcd://{etcd.endpoint}", *OPTIONS)
-    with ExitStack() as stack:
-        stack.callback(first.kill)
-        known: Context = until(lambda: tried(lambda: read_context(first.state / "context.json")))
-        client = first.connect(known)
-        until(lambda: tried(lambda: read_servers(client)) == {"s1": ("Ready", ["controllers"])})
+    with fabric_in(tmp_path, etcd.url, OPTIONS) as fabric:
+        fabric.begin()
+        first, client = fabric.servers["s1"], fabric.client("s1")
         client.create(
             {
                 "kind": "alertrule",
@@ -84,11 +68,8 @@ def test_the_history_outlives_the_leader_and_is_whole_again_at_the_one_that_was_
         )
         began = time.time()
         alerts = until(lambda: client.get("alertrule", "waits")["status"].get("alerts"))
-        join(tmp_path / "two", first.url, make_token(client, "once"), hash_ca(known.ca), "s2")
-        second = Server(tmp_path / "two", *OPTIONS)
-        stack.callback(second.kill)
-        there = second.connect(known)
-        until(lambda: tried(lambda: read_servers(there)) == {"s1": ("Ready", ["controllers"]), "s2": ("Ready", [])})
+        fabric.join(2)
+        second, there = fabric.servers["s2"], fabric.client("s2")
 
         # What was recorded before it joined is copied to it, and what is recorded now is sent to it.
         before = time.time()
@@ -112,5 +93,3 @@ def test_the_history_outlives_the_leader_and_is_whole_again_at_the_one_that_was_
         assert ask(client, began, led)[0] == ask(there, began, led)[0]
         until(lambda: tried(lambda: read_own(first, killed, led) == read_own(second, killed, led)))
         assert ask(client, began, led) == ask(there, began, led)
-        client.close()
-        there.close()

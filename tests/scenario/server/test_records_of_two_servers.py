@@ -5,42 +5,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
-from tests.scenario.server.servers_lab import WEFT, Server, make_token, read_servers, tried
+from tests.conformance.store.etcd_server import EtcdServer
+from tests.scenario.server.servers_lab import WEFT, fabric_in, tried
 from tests.scenario.server.test_server_log import until
 
-from weft.client.context import Context, hash_ca, read_context
-from weft.launch.server.membership.join import join
-
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path / "etcd")
-    server.start()
-    yield server
-    server.end()
+from weft.client.context import read_context
 
 
 def test_what_both_wrote_down_is_read_at_either_and_the_killed_one_is_named(tmp_path: Path, etcd: EtcdServer) -> None:
-    first = Server(tmp_path / "one", "--store", f"etcd://{etcd.endpoint}")
-    with ExitStack() as stack:
-        stack.callback(first.kill)
-        known: Context = until(lambda: tried(lambda: read_context(first.state / "context.json")))
-        client = first.connect(known)
-        until(lambda: tried(lambda: read_servers(client)) == {"s1": ("Ready", ["controllers"])})
-        join(tmp_path / "two", first.url, make_token(client, "once"), hash_ca(known.ca), "s2")
-        second = Server(tmp_path / "two")
-        stack.callback(second.kill)
-        there = second.connect(known)
-        until(lambda: tried(lambda: read_servers(there)) == {"s1": ("Ready", ["controllers"]), "s2": ("Ready", [])})
-        path = second.state / "context.json"
+    with fabric_in(tmp_path, etcd.url) as fabric:
+        fabric.begin()
+        fabric.join(2)
+        client, there, path = fabric.client("s1"), fabric.client("s2"), tmp_path / "s2" / "context.json"
 
         def weft(*words: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run([*WEFT, *words, "--context", str(path)], capture_output=True, text=True, check=False)
@@ -71,7 +49,7 @@ def test_what_both_wrote_down_is_read_at_either_and_the_killed_one_is_named(tmp_
         traces = json.loads(weft("trace", "list", "-o", "json").stdout)
         assert {one["about"] for one in traces["items"]} >= {"project/-/at-first", "project/-/at-second"}
 
-        first.kill()
+        fabric.servers["s1"].kill()
         said = until(lambda: (said := weft("audit", "list")).stderr and said)
         assert said.stderr == "warning: server s1 is away: what lies only there is missing\n"
         assert said.returncode == 0 and "at-second" in said.stdout and "at-first" not in said.stdout
@@ -79,5 +57,3 @@ def test_what_both_wrote_down_is_read_at_either_and_the_killed_one_is_named(tmp_
         assert "at-first" in said.stdout and "server s1 is away" in said.stderr  # it was copied in time
         said = weft("logs", "server/api", "--filter", "POST /v1/projects 201")
         assert "server/s1/api: server s1 is away" in said.stderr and "server/s2/api" in said.stdout
-        client.close()
-        there.close()

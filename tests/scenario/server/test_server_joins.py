@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
-from tests.scenario.server.servers_lab import Server, make_token, read_servers, run_weft, tried
+from tests.conformance.store.etcd_server import EtcdServer
+from tests.scenario.server.servers_lab import Server, fabric_in, make_token, read_servers, run_weft, tried
 from tests.scenario.server.test_server_log import until
 
 import weft
-from weft.client.context import Context, hash_ca, read_context
+from weft.client.context import hash_ca, read_context
 from weft.launch.server.membership.join import join
 from weft.launch.server.membership.keys import read_keys
 from weft.objects.errors import AlreadyExists, IllegalTransition, InUse, InvalidInput, NotAuthenticated, Unavailable
-
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path / "etcd")
-    server.start()
-    yield server
-    server.end()
 
 
 def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(
     tmp_path: Path, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = Server(tmp_path / "one", "--store", f"etcd://{etcd.endpoint}")
-    with ExitStack() as stack:
-        stack.callback(first.kill)
-        known: Context = until(lambda: tried(lambda: read_context(first.state / "context.json")))
-        client = first.connect(known)
-        until(lambda: tried(lambda: read_servers(client)) == {"s1": ("Ready", ["controllers"])})
-
-        digest, other = hash_ca(known.ca), tmp_path / "two"
+    with fabric_in(tmp_path, etcd.url) as fabric:
+        fabric.begin()
+        first, client = fabric.servers["s1"], fabric.client("s1")
+        digest, other = hash_ca(fabric.context.ca), tmp_path / "s2"
         token = make_token(client, "once")
         for wrong, problem, said in (
             ((token[:-1] + "!", digest, "s2"), InvalidInput, "the token is not one of weft's"),
@@ -74,20 +58,19 @@ def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(
         assert {oct(path.stat().st_mode & 0o777) for path in other.glob("*.key")} == {"0o600"}
         assert "files" not in json.dumps(client.get("token", "once")) and token not in first.state.name
 
-        refused = Server(tmp_path / "foreign", "--store", f"etcd://{etcd.endpoint}")  # with a CA of its own
-        stack.callback(refused.kill)
-        until(lambda: "the store holds the objects of another fabric, whose server s1 serves" in refused.read_log())
-        refused.kill()
+        refused = Server(tmp_path / "foreign", "--store", etcd.url)  # with a CA of its own
+        try:
+            until(lambda: "the store holds the objects of another fabric, whose server s1 serves" in refused.read_log())
+        finally:
+            refused.kill()
         assert not (tmp_path / "foreign" / "context.json").exists()
 
-        second = Server(other)
-        stack.callback(second.kill)
-        there = second.connect(known)
-        until(lambda: tried(lambda: read_servers(there)) == {"s1": ("Ready", ["controllers"]), "s2": ("Ready", [])})
+        fabric.start(2)
+        there = fabric.client("s2")
         client.create({"kind": "volume", "name": "before", "spec": {"size": "1G"}})
         path = first.state / "context.json"
         assert run_weft(path, "volume", "list") == ["before"]
-        assert read_context(path).others == [second.url]  # an answer named it
+        assert read_context(path).others == [fabric.servers["s2"].url]  # an answer named it
         first.kill()
         client.create({"kind": "volume", "name": "after", "spec": {"size": "1G"}})  # at the second server
         assert run_weft(path, "volume", "list") == ["after", "before"]
@@ -95,8 +78,6 @@ def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(
         assert [one["name"] for one in there.list("volume").items] == ["after", "before"]
         there.delete("server", "s1")
         until(lambda: list(read_servers(there)) == ["s2"])
-        client.close()
-        there.close()
 
 
 def test_a_store_on_the_server_s_own_machine_takes_in_no_other(tmp_path: Path) -> None:

@@ -80,14 +80,6 @@ def refused(state: Path, *words: str) -> str:
 
 
 @pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path / "etcd")
-    server.start()
-    yield server
-    server.end()
-
-
-@pytest.fixture
 def api(tmp_path: Path) -> Iterator[ApiProcess]:
     api = ApiProcess(tmp_path / "state")
     yield api
@@ -148,10 +140,10 @@ def test_a_server_with_all_its_processes_goes_to_an_etcd_and_back_amid_writers(
         listed = client.list("volume")
         events = client.watch_forever("volume")
         with writing(client) as made:
-            done = run(state, f"etcd://{etcd.endpoint}")
+            done = run(state, etcd.url)
             assert "both stores held" in done.stdout and "sqlite is kept as it was" in done.stdout
             assert "was started with --store" in done.stderr
-            assert recall_store(state) == f"etcd://{etcd.endpoint}"
+            assert recall_store(state) == etcd.url
             with pytest.raises(CursorGone):
                 list(client.watch("volume", listed.cursor))
             after = len(made)
@@ -229,7 +221,7 @@ def test_a_copying_process_that_is_killed_leaves_one_store_in_force(
     api: ApiProcess, etcd: EtcdServer, step: str
 ) -> None:
     api.start()
-    client, url = api.connect(), f"etcd://{etcd.endpoint}"
+    client, url = api.connect(), etcd.url
     with writing(client) as made:
         done = run(api.state, url, program=(CUT_SHORT, step, "0"))
         assert done.returncode == -signal.SIGKILL, done.stderr
@@ -246,7 +238,7 @@ def test_a_copying_process_that_is_killed_leaves_one_store_in_force(
 @pytest.mark.parametrize("step", ["begin:after", "hold_commits:after", "finish:after", "switch:before"])
 def test_an_api_server_that_is_killed_meanwhile_loses_nothing(api: ApiProcess, etcd: EtcdServer, step: str) -> None:
     process = api.start()
-    client, url = api.connect(), f"etcd://{etcd.endpoint}"
+    client, url = api.connect(), etcd.url
     with writing(client) as made:
         done = run(api.state, url, program=(CUT_SHORT, step, str(process.pid)))
         assert done.returncode > 0 and "Traceback" not in done.stderr, done.stderr
@@ -264,7 +256,7 @@ def test_an_api_server_that_is_killed_as_it_switches_has_either_store(
     api: ApiProcess, etcd: EtcdServer, when: str
 ) -> None:
     process = start_with(api, API_CUT_SHORT, when)
-    client, url = api.connect(), f"etcd://{etcd.endpoint}"
+    client, url = api.connect(), etcd.url
     with writing(client) as made:
         done = run(api.state, url)
         process.wait()
@@ -289,7 +281,7 @@ def start_with(api: ApiProcess, program: str, *words: str) -> subprocess.Popen[s
 def test_what_cannot_be_is_refused_and_changes_nothing(api: ApiProcess, etcd: EtcdServer, tmp_path: Path) -> None:
     assert "is not a server's state folder" in refused(tmp_path, "sqlite")
     process = api.start()
-    client, url = api.connect(), f"etcd://{etcd.endpoint}"
+    client, url = api.connect(), etcd.url
     client.create(volume("a"))
     assert "already" in refused(api.state, "sqlite")
     assert "is not a store" in refused(api.state, "mysql://a")
@@ -338,7 +330,7 @@ def test_a_server_whose_new_store_is_lost_returns_to_the_one_before_as_it_was(
     process = api.start()
     client = api.connect()
     client.create(volume("a"))
-    ok(api.state, f"etcd://{etcd.endpoint}")
+    ok(api.state, etcd.url)
     cursor = client.create(volume("b")) and client.list("volume").cursor
     etcd.end()
     process.kill()
@@ -350,7 +342,7 @@ def test_a_server_whose_new_store_is_lost_returns_to_the_one_before_as_it_was(
     with pytest.raises(CursorGone):
         list(client.watch("volume", cursor))
     etcd.start()
-    ok(api.state, f"etcd://{etcd.endpoint}", "--overwrite")
+    ok(api.state, etcd.url, "--overwrite")
     client.create(volume("c"))
     for one in api.processes:
         one.kill()
@@ -362,11 +354,9 @@ def test_a_server_whose_new_store_is_lost_returns_to_the_one_before_as_it_was(
 def test_an_etcd_that_was_left_is_never_taken_for_the_store_again(
     api: ApiProcess, etcd: EtcdServer, tmp_path: Path
 ) -> None:
-    other = EtcdServer(tmp_path / "other")
-    other.start()
-    try:
+    with EtcdServer(tmp_path / "other") as other:
         process = api.start()
-        client, first, second = api.connect(), f"etcd://{etcd.endpoint}", f"etcd://{other.endpoint}"
+        client, first, second = api.connect(), etcd.url, other.url
         client.create(volume("a"))
         for url in (first, second):
             ok(api.state, url)
@@ -378,16 +368,12 @@ def test_an_etcd_that_was_left_is_never_taken_for_the_store_again(
         started = subprocess.run(argv, capture_output=True, text=True, timeout=60)
         assert started.returncode == 1 and "was left" in started.stderr, started.stderr
         assert recall_store(api.state) == second and names_of_restarted(api) == ["a"]
-    finally:
-        other.end()
 
 
 def test_a_full_etcd_and_a_second_command_are_refused(api: ApiProcess, tmp_path: Path) -> None:
-    small = EtcdServer(tmp_path / "small", options=("--quota-backend-bytes", "2000000"))
-    small.start()
-    api.start()
-    client, url = api.connect(), f"etcd://{small.endpoint}"
-    try:
+    with EtcdServer(tmp_path / "small", options=("--quota-backend-bytes", "2000000")) as small:
+        api.start()
+        client, url = api.connect(), small.url
         for n in range(30):
             client.create({"kind": "secret", "name": f"s{n}", "spec": {"values": {"k": os.urandom(30_000).hex()}}})
         assert "has used up its quota" in refused(api.state, url)
@@ -400,5 +386,3 @@ def test_a_full_etcd_and_a_second_command_are_refused(api: ApiProcess, tmp_path:
         assert "runs for" in refused(api.state, "--confirm")
         small.send(signal.SIGCONT)
         first.join()
-    finally:
-        small.end()

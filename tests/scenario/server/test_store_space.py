@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
-from tests.scenario.server.servers_lab import WEFT, Server, read_servers, tried
+from tests.scenario.server.servers_lab import WEFT, fabric_in, tried
 from tests.scenario.server.test_server_log import until
 
-from weft.client.api import Client
-from weft.client.context import Context, read_context
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Put
 from weft.launch.process.supervisor import Supervisor, supervising
@@ -24,8 +21,9 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (
 
 
 def test_a_full_store_says_so_and_has_space_again_without_its_history_or_with_a_larger_quota(tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        server, client = start(tmp_path, stack, "16M")
+    with fabric_in(tmp_path, "etcd", ("--store-quota", "16M")) as fabric:
+        fabric.begin()
+        client = fabric.client("s1")
 
         def write(name: str, number: int) -> bool:
             values = {"a": f"{number:06}" + "x" * 60_000}
@@ -37,7 +35,7 @@ def test_a_full_store_says_so_and_has_space_again_without_its_history_or_with_a_
         assert refused.value.reason == "storeFull" and "--store-quota" in refused.value.hint
         assert client.get("secret", "large")["name"] == "large"  # reads go on
         until(lambda: tried(lambda: write("large", 0)))
-        words = [*WEFT, "server", "describe", "s1", "--context", str(server.state / "context.json")]
+        words = [*WEFT, "server", "describe", "s1", "--context", str(tmp_path / "s1" / "context.json")]
 
         def shown() -> str:
             return subprocess.run(words, capture_output=True, text=True, check=True).stdout
@@ -47,10 +45,13 @@ def test_a_full_store_says_so_and_has_space_again_without_its_history_or_with_a_
         with pytest.raises(StoreUnavailable, match="has used up its quota"):
             for number in range(2_000):  # all of this is needed
                 write(f"s{number}", number)
+        server = fabric.servers["s1"]
         server.kill()
         words = [*WEFT, "server", "backup", str(tmp_path / "saved"), "--state", str(server.state)]
         subprocess.run(words, capture_output=True, check=True)
-        server, client = start(tmp_path, stack, "64M")
+    with fabric_in(tmp_path, "etcd", ("--store-quota", "64M")) as fabric:
+        fabric.begin()
+        client = fabric.client("s1")
         until(lambda: tried(lambda: write("large", 1)))
 
 
@@ -72,23 +73,9 @@ async def test_a_full_etcd_of_a_stopped_server_is_filled_with_another_content(tm
         await store.close()
 
 
-def start(folder: Path, stack: ExitStack, quota: str) -> tuple[Server, Client]:
-    server = Server(folder / "one", "--store", "etcd", "--store-quota", quota)
-    stack.callback(server.kill)
-    known: Context = until(lambda: tried(lambda: read_context(server.state / "context.json")))
-    client = server.connect(known)
-    until(lambda: tried(lambda: read_servers(client)))
-    return server, client
-
-
-def test_an_etcd_of_the_user_s_own_is_only_looked_at(tmp_path: Path) -> None:
-    etcd = EtcdServer(tmp_path / "etcd")
-    etcd.start()
-    with ExitStack() as stack:
-        stack.callback(etcd.end)
-        server = Server(tmp_path / "one", "--store", f"etcd://{etcd.endpoint}")
-        stack.callback(server.kill)
-        known: Context = until(lambda: tried(lambda: read_context(server.state / "context.json")))
-        client = server.connect(known)
+def test_an_etcd_of_the_user_s_own_is_only_looked_at(tmp_path: Path, etcd: EtcdServer) -> None:
+    with fabric_in(tmp_path, etcd.url) as fabric:
+        fabric.begin()
+        client = fabric.client("s1")
         use = until(lambda: tried(lambda: client.get("server", "s1")["status"]["store"]))
         assert use["size"] >= use["used"] > 0 and "quota" not in use
