@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from tests.scenario.api_lab import ApiLab
 from tests.scenario.dashboard_lab import Browser
-from tests.scenario.people.test_people import PASSWORD, add_user, wait_until
+from tests.scenario.people.test_people import PASSWORD, add_user
 from tests.scenario.server.servers_lab import WEFT
 from tests.scenario.two_servers_lab import TwoServers
 
@@ -124,22 +124,6 @@ def test_each_server_s_chain_is_verified_by_itself(lab: TwoServers, tmp_path: Pa
     stored.write_bytes(stored.read_bytes().replace(b'"v1"', b'"v9"'))
     said = run_weft(lab.first, "audit", "verify")
     assert said.returncode == 1 and "server s2: broken at record" in said.stdout
-
-
-def test_a_server_that_is_away_is_named_on_the_command_line_and_in_its_json(lab: TwoServers) -> None:
-    make_volumes(lab)
-    lab.announce(s3="")
-    said = run_weft(lab.first, "audit", "list", "--kind", "volume")
-    assert said.returncode == 0 and "v6" in said.stdout
-    assert said.stderr == "warning: server s3 is away: what lies only there is missing\n"
-    said = run_weft(lab.first, "audit", "list", "--kind", "volume", "-o", "json")
-    assert json.loads(said.stdout)["away"] == ["s3"] and len(json.loads(said.stdout)["items"]) == 7
-    said = run_weft(lab.first, "audit", "verify", "-o", "json")
-    assert json.loads(said.stdout)["away"] == ["s3"]
-    # Events are copied, once in a second.
-    wait_until(
-        lambda: "warning: server s3 is away: what lies only there is missing\n" == run_weft(lab.first, "events").stderr
-    )
 
 
 def put_spans(server: ApiLab, *spans: Span) -> None:

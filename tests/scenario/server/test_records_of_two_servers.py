@@ -53,6 +53,7 @@ def test_what_both_wrote_down_is_read_at_either_and_the_killed_one_is_named(tmp_
         said = until(lambda: (said := weft("audit", "list")).stderr and said)
         assert said.stderr == "warning: server s1 is away: what lies only there is missing\n"
         assert said.returncode == 0 and "at-second" in said.stdout and "at-first" not in said.stdout
+        assert json.loads(weft("audit", "list", "-o", "json").stdout)["away"] == ["s1"]
         said = until(lambda: (said := weft("events")).stderr and said)  # it is asked once a second
         assert "at-first" in said.stdout and "server s1 is away" in said.stderr  # it was copied in time
         said = weft("logs", "server/api", "--filter", "POST /v1/projects 201")
