@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.conformance.store.etcd_server import EtcdServer
+from tests.scenario.server.servers_lab import Server, fabric_in
 from tests.scenario.server.test_api_process import ApiProcess
 
 
@@ -39,3 +41,19 @@ def test_api_servers_live_through_a_kill_of_etcd_and_their_own(api: ApiProcess, 
     assert next(events).object["name"] == "c"
     assert not (api.state / "store.db").exists()
     client.close()
+
+
+def test_a_second_server_of_a_name_ends_with_one_sentence(tmp_path: Path, etcd: EtcdServer) -> None:
+    state = tmp_path / "again"
+    with fabric_in(tmp_path, etcd.url) as fabric:
+        fabric.begin()
+        state.mkdir()
+        for key in ("ca.key", "ca.crt", "seal.key", "ticket.key"):
+            shutil.copy(tmp_path / "s1" / key, state / key)
+        again = Server(state, "--server", "s1", "--store", etcd.url)
+        try:
+            assert again.process.wait(60) == 2, again.read_log()
+        finally:
+            again.kill()
+        log = again.read_log()
+        assert log.count("another server of this fabric is called s1") == 1 and "restarting" not in log

@@ -389,7 +389,7 @@ def test_a_full_etcd_and_a_second_command_are_refused(api: ApiProcess, tmp_path:
     with EtcdServer(tmp_path / "small", options=("--quota-backend-bytes", "2000000")) as small:
         api.start()
         client, url = api.connect(), small.url
-        for n in range(30):
+        for n in range(60):  # twice what the quota lets in
             client.create({"kind": "secret", "name": f"s{n}", "spec": {"values": {"k": os.urandom(30_000).hex()}}})
         assert "has used up its quota" in refused(api.state, url)
         assert recall_store(api.state) == "sqlite" and read_exchange(api.state) is None
