@@ -646,6 +646,7 @@ async def test_a_damaged_file_of_events_keeps_the_api_servers_shut_until_it_is_m
             except OSError:
                 await asyncio.sleep(0.05)
         assert (status, body) == (200, b"7")
+        assert caplog.text.count("functions can't be served over HTTP") == 1
     finally:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)

@@ -25,7 +25,7 @@ from weft.gateway.event_copies import kept_copies as event_copies
 from weft.gateway.event_copies.all_dead_letters import AllDeadLetters
 from weft.gateway.event_copies.copying import Copying
 from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch
-from weft.gateway.event_copies.other_gateways import OtherGateways
+from weft.gateway.event_copies.other_gateways import FIND_TAKEN, OtherGateways
 from weft.gateway.event_copies.record import CopyRecord, CopyRecords
 from weft.gateway.function import lease as gateway_lease
 from weft.gateway.function.invocation.call import Call, InvocationOutcome
@@ -363,6 +363,28 @@ async def test_a_server_that_is_not_reached_at_its_address_has_no_copies(fabric:
     assert await first.copied() == await second.copied() == set()
     second.place = at
     await until(lambda: has_copy(second, lone))
+
+
+async def test_a_server_whose_answers_cannot_be_read_is_logged_once(
+    fabric: Fabric, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = await make_two(fabric)
+    first.nodes.says = hang
+    id = await first.accept()
+    await first.kill()
+    await until(lambda: second.ran == [id])
+    asked: list[str] = []
+
+    async def garble(request: LambdaRequest) -> Answer:
+        asked.append(request.path)
+        return Answer(200, bytes([0xC1, len(asked)]) * len(asked))
+
+    second.http.answer = make_app(garble, FAILED)
+    await first.start()
+    await until(lambda: len([path for path in asked if path == FIND_TAKEN]) > 5)
+    said = [record.getMessage() for record in caplog.records if "gives no answer" in record.getMessage()]
+    problem = "the gateway of server s2 gives no answer that can be read"
+    assert sorted(said) == [f"copies of events: {problem}", f"events of other gateways: {problem}"]
 
 
 async def test_a_server_that_froze_runs_nothing_until_it_knows_what_was_taken_over(fabric: Fabric) -> None:

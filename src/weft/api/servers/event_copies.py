@@ -30,6 +30,7 @@ class EventCopies:
     def __init__(self, journal: SqliteJournal, others: OtherServers, clock: Clock) -> None:
         self._journal, self._others, self._clock = journal, others, clock
         self.away: list[str] = []  # servers whose newest events may be missing
+        self._troubled: set[str] = set()  # servers whose events can't be copied, and the log has it
 
     async def run(self) -> None:
         """Copy until cancelled."""
@@ -56,9 +57,12 @@ class EventCopies:
                     await asyncio.to_thread(self._journal.copy, name, journal, own.items)
                     reached = own.items[-1].id
                 if len(own.items) < MOST:
+                    self._troubled.discard(name)
                     return True
         except Unavailable:
             return False
         except (msgspec.MsgspecError, sqlite3.Error) as problem:
-            _log.warning("events of server %s can't be copied: %s", name, problem)
+            if name not in self._troubled:
+                _log.warning("events of server %s can't be copied: %s", name, problem)
+            self._troubled.add(name)
             return False

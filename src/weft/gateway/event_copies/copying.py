@@ -58,7 +58,7 @@ class Copying:
         self._least_era = 0
         self._begins = self._is_whole = False  # the next batch is the first one of its era; there are copies of all
         self._failed: dict[str, float] = {}  # when a gateway kept nothing, in elapsed seconds
-        self._problem = ""
+        self._problem = self._troubled = ""  # what the log has of copies, and of other gateways' events
 
     async def add(self, event: Event) -> None:
         """Accept an event: when this returns, it is on the disks of two servers, or of the only one that serves. Raises
@@ -118,10 +118,13 @@ class Copying:
                 self._alarm.ring()
                 if self._begun:
                     stir_all(await self._take_over.inspect(), stir)
+                self._troubled = ""
             except PreconditionFailed:
                 log.info("events of another gateway are its own again")
             except Unavailable as problem:
-                log.warning("events of other gateways: %s", problem.message)
+                if self._troubled != problem.message:
+                    log.warning("events of other gateways: %s", problem.message)
+                self._troubled = problem.message
             except Exception:  # a defect must not end taking over for good
                 log.exception("events of other gateways")
             await self._clock.sleep(LOOK_SECONDS)

@@ -133,6 +133,5 @@ class OtherGateways:
                     server,
                     url,
                 )
-            raise Unavailable(
-                f"the gateway of server {server} gives no answer: {problem}", reason="serverAway"
-            ) from None
+            why = f": {problem}" if isinstance(problem, WeftError) else " that can be read"
+            raise Unavailable(f"the gateway of server {server} gives no answer{why}", reason="serverAway") from None

@@ -96,12 +96,16 @@ async def serve_function_api(
 async def keep_function_api(places: Sequence[str], state: Path, functions: GatewayFunctions, clock: Clock) -> None:
     """Serve them for ever. A failure (a damaged file, a taken port) is logged and tried again, and doesn't affect the gateway's
     streams."""
+    said = ""
     while True:
         try:
             async with serve_function_api(places, state, functions, clock):
+                said = ""
                 await asyncio.Event().wait()
         except (WeftError, OSError) as problem:
-            log.error("functions can't be served over HTTP: %s", problem)
+            if said != str(problem):
+                log.error("functions can't be served over HTTP: %s", problem)
+            said = str(problem)
         await clock.sleep(AGAIN_SECONDS)
 
 
