@@ -23,7 +23,7 @@ from weft.kinds.alert_rule import ALERT_RULE
 from weft.kinds.fields.alert import defaults
 from weft.kinds.network import NETWORK
 from weft.kinds.project import PROJECT, ProjectSpec
-from weft.kinds.token import TOKEN
+from weft.kinds.token import SERVER_LABEL, TOKEN
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InUse, WeftError
 from weft.objects.identity import FABRIC, kind_prefix, object_key
@@ -31,8 +31,7 @@ from weft.protocol.server.presence import LEASE_PREFIX
 from weft.trust.tokens import make_token, make_token_id, parse_token, verify_secret
 
 DEFAULT_CIDR = "10.214.0.0/20"
-_LABEL = "weft/bootstrap"  # of the fabric's own tokens: for whom
-_SERVER_LABEL = "weft/server"  # … and which server made it: it leaves those of others alone
+_LABEL = "weft/bootstrap"  # of the fabric's own tokens: for whom; and SERVER_LABEL: which server made it
 _FILE_LABEL = "weft/context"  # … and for which file, by a digest of its path: those in other files stay valid
 _OWNER = f"/fabric/{FABRIC}/ca"  # the store's key of the digest
 _GIVEN = f"/defaultrules/{FABRIC}/given"  # the store's key of the names of the default rules that there were, as JSON
@@ -140,7 +139,7 @@ async def _make_token(context: ApiContext, subject: str, role: str, server: str,
     await _drop_old(context, subject, server, file)
     text, sha256 = make_token(name := make_token_id(subject))
     spec = {"use": "access", "role": role, "subject": subject}
-    labels, marks = {_LABEL: subject, _SERVER_LABEL: server, _FILE_LABEL: file}, {"sha256": sha256}
+    labels, marks = {_LABEL: subject, SERVER_LABEL: server, _FILE_LABEL: file}, {"sha256": sha256}
     manifest = Manifest(kind=TOKEN, name=name, project=None, labels=labels, spec=spec, marks=marks)
     await settle(context, lambda view: admit.plan_create(context, view, manifest, None))
     return text
@@ -162,5 +161,5 @@ async def _drop_old(context: ApiContext, subject: str, place: str, file: str) ->
     page = await context.store.list(kind_prefix("token"))
     for entry in page.entries:
         labels = decode_envelope(entry.value).labels
-        if (labels.get(_LABEL), labels.get(_SERVER_LABEL), labels.get(_FILE_LABEL, file)) == (subject, place, file):
+        if (labels.get(_LABEL), labels.get(SERVER_LABEL), labels.get(_FILE_LABEL, file)) == (subject, place, file):
             await context.store.commit([Delete(entry.key)])

@@ -17,6 +17,7 @@ from weft.objects.roles import EVERYWHERE
 from weft.objects.schema import field
 
 SERVER_USE = "server"
+SERVER_LABEL = "weft/server"  # of the administrators' tokens that servers make for their context files: which one
 ONCE = ("join", "link", SERVER_USE)  # uses of tokens that are used once
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 from tests.conformance.store.etcd_server import EtcdServer
-from tests.scenario.server.servers_lab import Server, fabric_in, make_token, run_weft
+from tests.scenario.server.servers_lab import WEFT, Server, fabric_in, make_token, run_weft
 from tests.scenario.server.test_server_log import until
 
 import weft
@@ -73,7 +74,12 @@ def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(
         first.kill()
         client.create({"kind": "volume", "name": "after", "spec": {"size": "1G"}})  # at the second server
         assert run_weft(path, "volume", "list") == ["after", "before"]
-        assert [one["name"] for one in fabric.client("s2").list("volume").items] == ["after", "before"]
+        there = fabric.client("s2")
+        assert [one["name"] for one in there.list("volume").items] == ["after", "before"]
+        words = [*WEFT, "server", "delete", "s1", "--yes", "--context", str(path)]
+        deleted = subprocess.run(words, capture_output=True, text=True, check=True)
+        [stays] = [one["name"] for one in there.list("token", labels="weft/server=s1").items]
+        assert f"made, stays valid (this command uses it): weft token delete {stays}" in deleted.stderr
 
 
 def test_a_store_on_the_server_s_own_machine_takes_in_no_other(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -32,8 +33,11 @@ from weft.kinds.parts.snapshot.copies import KINDS_WITH_COPIES, describe_copies,
 from weft.kinds.project import PROJECT
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
-from weft.objects.errors import NotFound
+from weft.kinds.server import SERVER
+from weft.kinds.token import SERVER_LABEL
+from weft.objects.errors import Forbidden, NotFound
 from weft.objects.identity import Ref
+from weft.trust.tokens import parse_token
 
 _USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # deleted first: they use other objects
 _SNAPSHOTS = "Delete the snapshots of these objects, too; otherwise they stay."
@@ -113,6 +117,7 @@ def _run(
     if code == OK and not session.is_data:
         _name_left(session, targets, of_vms, "earlier " if snapshots else "")
         _name_volumes_left(session, gone)
+        _name_tokens_left(session, gone)
     return code
 
 
@@ -178,6 +183,19 @@ def _name_volumes_left(session: Session, gone: list[Done]) -> None:
             verb = "stays" if len(stay) == 1 else "stay"
             delete = f"weft volume delete {' '.join(stay)}{session.in_project}"
             session.notify(f"{count} of {one.target.what}, a copy, {verb}: {delete}")
+
+
+def _name_tokens_left(session: Session, gone: list[Done]) -> None:
+    """Say which administrators' tokens stay that deleted servers made for their context files: people may use them elsewhere."""
+    own = parse_token(session.client.context.token)
+    for server in (one.target for one in gone if one.target.kind is SERVER):
+        with suppress(Forbidden):
+            for token in session.client.list("token", labels=f"{SERVER_LABEL}={server.name}").items:
+                used = " (this command uses it)" if own is not None and own.id == token["name"] else ""
+                name = token["name"]
+                session.notify(
+                    f"token/{name}, an administrator's that {server.what} made, stays valid{used}: weft token delete {name}"
+                )
 
 
 def _delete(session: Session, targets: list[Target], uids: dict[str, str], force: bool, done: list[Done]) -> int:
