@@ -65,6 +65,12 @@ def test_a_server_is_not_started_where_it_could_not_listen(
     assert [path.name for path in tmp_path.iterdir()] == ["server.lock"]
 
 
+async def test_one_port_of_both_families_is_no_conflict() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    await check_listeners([("--listen", f"0.0.0.0:{port}"), ("--listen", f"[::]:{port}")], SystemClock())
+
+
 async def test_a_port_that_a_killed_server_still_has_is_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         place = f"127.0.0.1:{holder.getsockname()[1]}"

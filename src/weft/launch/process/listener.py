@@ -40,7 +40,8 @@ async def check_listeners(places: Sequence[tuple[str, str]], clock: Clock) -> No
             host, port = split_address(place)
             field = flag.removeprefix("--") if flag.startswith("--") else None
             for other, at, taken in checked:
-                if port == taken != 0 and (host == at or host in ANY or at in ANY):
+                is_any = (host in ANY or at in ANY) and (":" in host) == (":" in at)
+                if port == taken != 0 and (host == at or is_any):
                     raise InvalidInput(f"{flag} {place} and {other} have the same port", field=field, hint="change one")
             checked.append((flag, host, port))
             while True:
