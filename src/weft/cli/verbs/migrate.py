@@ -137,6 +137,11 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         **given,
     }
     given["mode"] = _read_mode(target.kind.name, live=given.pop("live"), cold=given.pop("cold"))
+    for flag, name in (("--pause", "pause"), ("--allow-pause", "allow_pause")):
+        if given["mode"] == "cold" and given[name]:
+            raise usage(
+                f"{flag} has no effect with --cold: the guest is shut down for the migration", f"leave out {flag}"
+            )
     if given["to_cluster"] is not None:
         _check_cluster(target, given)
     if given["storage"] and "storage" not in MIGRATION_MODES[target.kind.name]:

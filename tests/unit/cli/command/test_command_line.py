@@ -193,6 +193,8 @@ def test_no_word_means_two_things() -> None:
         ),
         ("function invoke f --async --timeout 5s", "--timeout has no effect with --async", "leave out --timeout"),
         ("function invoke f --async --tail-logs", "--tail-logs has no effect with --async", "leave out --tail-logs"),
+        ("vm migrate web --cold --pause 1s", "--pause has no effect with --cold", "leave out --pause"),
+        ("vm migrate web --cold --allow-pause", "--allow-pause has no effect with --cold", "leave out --allow-pause"),
         ("vm stop web --detach --timeout 5s", "--timeout has no effect with --detach", "leave out one"),
         ("token create --use server --role viewer", "--role has no effect on a server token", "leave out --role"),
         ("token create --join --role viewer", "--role has no effect on a join token", "leave out --role"),
