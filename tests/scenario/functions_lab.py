@@ -208,7 +208,7 @@ class FunctionsLab:
         self.store = MemoryStore(self.clock)
         self.agents: dict[str, PretendAgent] = {}
         self.parts: GatewayFunctions
-        self.others: tuple[OtherGateways, bytes] | None = None
+        self.others: OtherGateways | None = None
         self._running: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
@@ -217,7 +217,7 @@ class FunctionsLab:
         cache = Cache(self.store, make_view(*placing.KINDS, *ACCOUNTS, "token", indexes=(TOKENS_BY_KEY,)), clock)
         places = FunctionPlacing(cache.view)
         cache.subscribe(places.notice, placing.KINDS)
-        name, folder = self.others[0].name if self.others else "gateway", self.folder / "gw"
+        name, folder = self.others.name if self.others else "gateway", self.folder / "gw"
         service = FunctionService(self.store, cache, places, clock, ticket_key=KEY, folder=folder, name=name)
         self.parts = GatewayFunctions(service, self.folder / "gateway", self.clock, self.others)
         await self.gateway_lab.restart(self.parts.streams)
@@ -359,7 +359,7 @@ class FunctionsLab:
 
 @asynccontextmanager
 async def functions_lab(
-    folder: Path, store: Any = None, others: tuple[OtherGateways, bytes] | None = None
+    folder: Path, store: Any = None, others: OtherGateways | None = None
 ) -> AsyncIterator[FunctionsLab]:
     lab = FunctionsLab(folder)
     lab.store, lab.others = store or lab.store, others

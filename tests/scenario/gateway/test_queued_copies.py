@@ -16,7 +16,6 @@ from tests.scenario.gateway.test_function_events import Nodes, failed
 
 from weft.client.context import Context
 from weft.client.server import others as other_servers
-from weft.client.server.others import OtherServers
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, PreconditionFailed, Put
 from weft.gateway.event_copies import all_dead_letters
@@ -37,8 +36,8 @@ from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import EventQueue
 from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.gateway.lambda_api.answers import FAILED, answer_json, refuse, type_of
-from weft.gateway.lambda_api.event_copies import EventCopyApi
 from weft.gateway.lambda_api.http import LambdaRequest, make_app
+from weft.gateway.lambda_api.other_gateways import OtherGatewayApi
 from weft.informer.view import View
 from weft.kinds.function import FunctionSpec
 from weft.kinds.server import SERVER, ServerSpec
@@ -75,9 +74,7 @@ class Server:
         store, clock = self.fabric.store, self.fabric.clock
         self.file = EventFile(self.path)
         await self.file.open()
-        self.others = OtherGateways(
-            store, self.own, KEY, lambda find: OtherServers(self.own, self.fabric.make_context, find, clock), clock
-        )
+        self.others = OtherGateways(store, self.own, KEY, self.fabric.make_context, clock)
         self.gateway = self.others.name
         lease, queue = GatewayLease(store, self.gateway, bytes, clock), EventQueue(self.file)
         self.letters = DeadLetters(self.file)
@@ -87,7 +84,8 @@ class Server:
             queue, self.letters, self.fabric.view, self.nodes, clock, fired, draw=lambda: 0.5, copying=self.copying
         )
         self.all_letters = AllDeadLetters(self.deliveries, self.others)
-        api = EventCopyApi(self.copying.copies, self.all_letters, self.gateway, KEY, clock)
+        records: Any = None
+        api = OtherGatewayApi(self.others, self.copying.copies, self.all_letters, records)
 
         async def answer(request: LambdaRequest) -> Answer:
             try:

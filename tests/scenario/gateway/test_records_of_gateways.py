@@ -17,7 +17,6 @@ from tests.scenario.gateway_lab import KEY
 from weft.cli.logs.reader import Reader
 from weft.client.context import Context
 from weft.client.server import others as other_servers
-from weft.client.server.others import OtherServers
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Put
 from weft.gateway.event_copies.other_gateways import OtherGateways
@@ -57,9 +56,9 @@ class Fabric:
             await self.store.commit([Put(made.key, encode_envelope(made))])
             own, folder = ServerIdentity(name, new_uid()), self.folder / name
             folder.mkdir()
-            others = OtherGateways(self.store, own, KEY, lambda find, own=own: self._reach(own, find), self.clock)
+            others = OtherGateways(self.store, own, KEY, self._make_context, self.clock)
             stack.callback(others.close)
-            lab = await stack.enter_async_context(functions_lab(folder, self.store, (others, KEY)))
+            lab = await stack.enter_async_context(functions_lab(folder, self.store, others))
             self.labs.append(lab)
             if not self.agents:
                 await lab.base()
@@ -80,15 +79,14 @@ class Fabric:
         self.function = await self.labs[0].function("hello")
         self.digest = (await self.labs[0].status("hello")).digest
 
-    def _reach(self, own: ServerIdentity, find: Any) -> OtherServers:
-        context = Context(server="", ca=self.authority.ca, server_name=SERVER_NAME)
-        return OtherServers(own, lambda url, _: msgspec.structs.replace(context, server=url), find, self.clock)
+    def _make_context(self, url: str, _: ServerIdentity) -> Context:
+        return Context(server=url, ca=self.authority.ca, server_name=SERVER_NAME)
 
     def _answer(self, lab: FunctionsLab) -> Any:
         async def answer(request: LambdaRequest) -> Answer:
-            assert lab.parts.records is not None
+            assert lab.parts.gateways is not None
             try:
-                given = await lab.parts.records.answer(request)
+                given = await lab.parts.gateways.answer(request)
             except WeftError as problem:
                 return answer_json(problem.to_dict(), "", type_of(problem)[0])
             return Answer(200, self.says, ()) if self.says else given
@@ -195,10 +193,10 @@ async def test_lines_that_are_none_are_left_out(fabric: Fabric) -> None:
 
 async def test_only_gateways_ask_and_only_for_functions(fabric: Fabric) -> None:
     first, second = fabric.labs
-    assert first.others is not None and second.parts.records is not None
+    assert first.others is not None and second.parts.gateways is not None
     for path, body in ((METRICS, "../../ca.key"), (LINES, LinesQuery("../logs")), (LINES, 5), (METRICS, None)):
-        found, away = await first.others[0].ask_all(path, lambda _, body=body: body, Any)  # type: ignore[misc]
+        found, away = await first.others.ask_all(path, lambda _, body=body: body, Any)  # type: ignore[misc]
         assert (found, away) == ({}, ["s2"])
     request = LambdaRequest("POST", METRICS, "", {}, msgspec.msgpack.encode(fabric.function.uid), "127.0.0.1")
     with pytest.raises(WeftError, match="ticket"):
-        await second.parts.records.answer(request)
+        await second.parts.gateways.answer(request)

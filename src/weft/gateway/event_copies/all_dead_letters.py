@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Literal
 
 import msgspec
 
-from weft.gateway.event_copies.other_gateways import OtherGateways
+from weft.gateway.event_copies.other_gateways import LETTERS, OtherGateways
 from weft.gateway.function_events.dead_letters import NEWEST, LetterPlace
 from weft.gateway.function_events.delivery import Deliveries
 from weft.gateway.function_events.queue import Event
-from weft.objects.errors import Unavailable
 
 MOST_LISTED = 100
 MOST_BYTES = 4 << 20  # of payloads in a gateway's part of a list
@@ -85,20 +83,11 @@ class AllDeadLetters:
 
     async def _ask_all(self, asked: LetterQuestion) -> tuple[list[LetterAnswer], list[str]]:
         """The answers of all, and the names of the servers that gave none."""
-        found, away = [await self.answer(asked)], list[str]()
-        live = dict(self._others.live) if self._others is not None else {}
-        if self._others is not None:
-            given = await asyncio.gather(
-                *(self._others.ask_letters(one, asked, LetterAnswer) for one in live), return_exceptions=True
-            )
-            for server, one in zip(live.values(), given, strict=True):
-                if isinstance(one, LetterAnswer):
-                    found.append(one)
-                elif isinstance(one, Unavailable):
-                    away.append(server)
-                else:
-                    raise one
-        return found, away
+        own = await self.answer(asked)
+        if self._others is None:
+            return [own], []
+        found, away = await self._others.ask_live(LETTERS, lambda _: asked, LetterAnswer)
+        return [own, *found.values()], away
 
 
 def place_of(letter: Event) -> LetterPlace:

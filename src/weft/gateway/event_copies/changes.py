@@ -32,28 +32,21 @@ _END = (
 
 
 class Changed(NamedTuple):
-    """Events as they are now, and ids of those that are gone; ``upto`` of those that were there before."""
+    """Events as they are now, and ids of those that are gone; ``upto`` of those that were there before. ``begins``: these are the
+    first; ``whole``: with them, all that was there before is sent for the first time."""
 
     put: list[Event]
     gone: list[str]
     upto: int
+    begins: bool
+    whole: bool
 
 
 class Changes:
     def __init__(self, file: EventFile) -> None:
         self._file = file
-        self._sent = self._top = (
-            0  # ``seq`` of events that were there before: the last one that was sent, and of them all
-        )
-
-    @property
-    def has_sent_all(self) -> bool:
-        """Whether all that was there before was sent."""
-        return self._sent >= self._top
-
-    def completes(self, changed: Changed) -> bool:
-        """Whether with ``changed`` all that was there before is sent."""
-        return changed.upto >= self._top
+        self._sent = self._top = 0  # ``seq`` of events that were there before: of the last one sent, and of them all
+        self._begins = self._is_whole = False
 
     async def begin(self) -> None:
         """Note what changes from now on; what is there will be sent, too."""
@@ -64,26 +57,28 @@ class Changes:
             return int(top)
 
         self._top = await self._file.do(work)
-        self._sent = 0
+        self._sent, self._begins, self._is_whole = 0, True, False
 
     async def end(self) -> None:
         """Note nothing any more."""
         await self._file.do(lambda db: _run(db, _END))
-        self._sent = self._top = 0
 
-    async def take(self) -> Changed:
-        """Take changes, at most MOST_EVENTS and MOST_BYTES; call ``settle`` with them next."""
-        return await self._file.do(self._take)
+    async def take(self) -> Changed | None:
+        """Take changes, at most MOST_EVENTS and MOST_BYTES, and call ``settle`` with them next; None if there are none."""
+        put, gone, upto = await self._file.do(self._take)
+        changed = Changed(put, gone, upto, self._begins, upto >= self._top and not self._is_whole)
+        return changed if put or gone or changed.begins or changed.whole else None
 
     async def settle(self, changed: Changed, *, sent: bool) -> None:
         """Those changes were sent, or weren't."""
         if sent:
-            self._sent = changed.upto
+            self._sent, self._begins, self._is_whole = changed.upto, False, self._is_whole or changed.whole
             return
         ids = [(id,) for id in (*changed.gone, *(event.id for event in changed.put))]
         await self._file.do(lambda db: db.executemany("INSERT OR IGNORE INTO temp.changed (id) VALUES (?)", ids))
 
-    def _take(self, db: sqlite3.Connection) -> Changed:
+    def _take(self, db: sqlite3.Connection) -> tuple[list[Event], list[str], int]:
+        """``put``, ``gone`` and ``upto``."""
         put, gone, free, last, upto = list[Event](), list[str](), MOST_BYTES, 0, self._sent
         for place, id in db.execute("SELECT place, id FROM temp.changed ORDER BY place LIMIT ?", (MOST_EVENTS,)):
             row = db.execute(f"SELECT {COLUMNS} FROM event WHERE id = ? AND {_COPIED}", (id,)).fetchone()  # noqa: S608 (ours)
@@ -96,16 +91,16 @@ class Changes:
             last = place
         if last:
             db.execute("DELETE FROM temp.changed WHERE place <= ?", (last,))
-        if free < 0 or self.has_sent_all:
-            return Changed(put, gone, upto)
+        if free < 0 or upto >= self._top:
+            return put, gone, upto
         words = f"SELECT seq, {COLUMNS} FROM event WHERE seq > ? AND seq <= ? AND {_COPIED} ORDER BY seq LIMIT ?"  # noqa: S608
         most = MOST_EVENTS - len(put)
         for seq, *row in db.execute(words, (self._sent, self._top, most)):
             if (free := free - _measure(event := read_event(tuple(row)))) < 0 and put:
-                return Changed(put, gone, upto)
+                return put, gone, upto
             put.append(event)
             upto, most = seq, most - 1
-        return Changed(put, gone, self._top if most else upto)
+        return put, gone, self._top if most else upto
 
 
 def _measure(event: Event) -> int:

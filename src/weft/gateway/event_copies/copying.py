@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+import msgspec
+
 from weft.contracts.clock import Clock
 from weft.contracts.store import PreconditionFailed
 from weft.gateway.event_copies.changes import Changes
 from weft.gateway.event_copies.held_events import HeldEvents
-from weft.gateway.event_copies.kept_copies import CopyBatch, KeptCopies
-from weft.gateway.event_copies.other_gateways import OtherGateways
+from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch, KeptCopies
+from weft.gateway.event_copies.other_gateways import KEEP, OtherGateways
 from weft.gateway.event_copies.record import CopyRecord, CopyRecords, FoundRecord
 from weft.gateway.event_copies.take_over import TakeOver
 from weft.gateway.function.lease import GatewayLease
@@ -55,8 +57,6 @@ class Copying:
         self._has_inspected = self._begun = False
         self._lapses = 0  # of the lease, at the begin
         self._found: FoundRecord | None = None  # None: there was nothing to copy yet, or no other server
-        self._least_era = 0
-        self._begins = self._is_whole = False  # the next batch is the first one of its era; there are copies of all
         self._failed: dict[str, float] = {}  # when a gateway kept nothing, in elapsed seconds
         self._problem = self._troubled = ""  # what the log has of copies, and of other gateways' events
 
@@ -65,7 +65,7 @@ class Copying:
         Unavailable; then it isn't accepted, but may have run."""
         copied = self._waiting[event.id] = asyncio.get_running_loop().create_future()
         try:
-            if await self.copies.accept(event) and not self._needs_no_copy():
+            if await self.copies.accept(event):
                 async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
                     await copied
         except TimeoutError:
@@ -169,11 +169,10 @@ class Copying:
         self._begun, self._lapses = True, lapses
 
     async def _begin_era(self, holder: str, former: CopyRecord, found: FoundRecord | None) -> None:
-        era = max(former.era, self._least_era) + 1
+        era = former.era + 1
         since = former.since if holder == former.holder else era
         self._found = await self._records.write(self._others.name, CopyRecord(holder, era, since), found)
         await (self._changes.begin() if holder else self._changes.end())
-        self._begins, self._is_whole = True, False
 
     async def _find_holder(self, found: FoundRecord) -> str:
         """The gateway that has the copies, another one if that is gone; "" if there is none. Raises Unavailable if there is
@@ -194,21 +193,20 @@ class Copying:
     async def _send(self, holder: str, record: CopyRecord) -> float:
         """Send changes; how long to wait then."""
         changed = await self._changes.take()
-        if not (changed.put or changed.gone or self._begins or not self._is_whole):
+        if changed is None:
             return LOOK_SECONDS
-        completes = self._changes.completes(changed)
         batch = CopyBatch(
             owner=self._others.name,
             era=record.era,
             since=record.since,
-            begins=self._begins,
-            whole=completes and not self._is_whole,
+            begins=changed.begins,
+            whole=changed.whole,
             put=changed.put,
             gone=changed.gone,
         )
         sent = False
         try:
-            answer = await self._others.keep(holder, batch)
+            answer = await self._others.ask(holder, KEEP, batch, CopyAnswer)
             sent = answer.kept
         except Unavailable:
             self._failed[holder] = self._clock.elapsed()
@@ -218,18 +216,12 @@ class Copying:
         if answer.problem:
             raise Unavailable(f"{holder} keeps no more copies: {answer.problem}")
         if not sent:
-            self._least_era, self._begun = answer.era, False
+            await self._begin_era(holder, msgspec.structs.replace(record, era=max(record.era, answer.era)), self._found)
             return 0.0
-        self._begins, self._is_whole = False, self._is_whole or completes
         self._failed.pop(holder, None)
         self._problem = ""
         self._acknowledge([*(event.id for event in changed.put), *changed.gone])
         return 0.0
-
-    def _needs_no_copy(self) -> bool:
-        if self._found is None:
-            return self._begun and not self._others.live
-        return self.may_run() and not self._found.record.holder
 
     async def _has_to_copy(self) -> bool:
         """Whether there are events, and another server: without events this gateway needs no lease and no record."""

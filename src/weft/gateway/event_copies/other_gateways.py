@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,13 +17,12 @@ from weft.client.context import Context
 from weft.client.server.others import ANSWER_SECONDS, OtherServers
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
-from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch, EventKind, EventPage
 from weft.objects.errors import Forbidden, StoreUnavailable, Unavailable, WeftError
-from weft.objects.identity import SERVER_NAME, ServerIdentity, kind_prefix, new_uid, object_key
+from weft.objects.identity import SERVER_NAME, ServerIdentity, kind_prefix, new_uid
 from weft.protocol.function_counts import LEASE_PREFIX as GATEWAY_LEASES
 from weft.protocol.function_counts import name_gateway, read_gateway
 from weft.protocol.server.presence import LEASE_PREFIX, read_presence
-from weft.trust.tickets import ANOTHER_GATEWAY, sign_gateway_ticket
+from weft.trust.tickets import ANOTHER_GATEWAY, check_gateway_ticket, sign_gateway_ticket
 
 log = logging.getLogger("weft.gateway")
 KEEP, FIND_TAKEN, FORGET_TAKEN = "/v1/event-copies:keep", "/v1/event-copies:find-taken", "/v1/event-copies:forget-taken"
@@ -39,20 +38,26 @@ def make_gateway_context(ca: Path) -> Callable[[str, ServerIdentity], Context]:
 
 
 class OtherGateways:
-    """Those of the servers that have a lease, beside ``own``. ``make_others`` makes the way to them, of a function that finds their
-    URLs."""
+    """Those of the servers that have a lease, beside ``own``. ``make_context`` as of OtherServers."""
 
-    def __init__(self, store: Store, own: ServerIdentity, ticket_key: bytes, make_others: Any, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        own: ServerIdentity,
+        ticket_key: bytes,
+        make_context: Callable[[str, ServerIdentity], Context],
+        clock: Clock,
+    ) -> None:
         self._store, self._own, self._key, self._clock = store, own, ticket_key, clock
         self.name = name_gateway(own)
         self.live: dict[str, str] = {}  # their servers, by the gateways' names
+        self.servers: set[str] = set()  # all others of the fabric
         self._urls: dict[str, str] = {}  # by the servers' names
         self._astray: dict[str, str] = {}  # URLs at which another one than the gateway answers, by its name
-        self._servers: set[str] = set()  # all others
-        self._asked: OtherServers = make_others(lambda _: self._urls)
+        self._asked = OtherServers(own, make_context, lambda _: self._urls, clock)
 
     async def refresh(self) -> None:
-        """Read which serve now. Raises StoreUnavailable."""
+        """Read which servers there are, and which serve now. Raises StoreUnavailable."""
         live, urls = {}, {}
         for lease in await self._store.leases(LEASE_PREFIX, digests=True):
             found, name = read_presence(lease.digest), lease.name.removeprefix(LEASE_PREFIX)
@@ -60,59 +65,50 @@ class OtherGateways:
                 gateway, urls[name] = name_gateway(ServerIdentity(name, found.uid)), f"https://{found.functions}"
                 if self._astray.get(gateway) != urls[name]:
                     live[gateway] = name
+        page = await self._store.list(kind_prefix("server"))
+        self.servers = {entry.key.rpartition("/")[2] for entry in page.entries} - {self._own.name}
         self.live, self._urls = live, urls
 
     async def list_running(self) -> set[str]:
         """The gateways that run their events themselves. Raises StoreUnavailable."""
         return {lease.name.removeprefix(GATEWAY_LEASES) for lease in await self._store.leases(GATEWAY_LEASES)}
 
-    async def is_gone(self, gateway: str) -> bool:
-        """Whether it is one of a server that was removed for good. Raises StoreUnavailable."""
+    def is_gone(self, gateway: str) -> bool:
+        """Whether it is one of a server that was removed for good."""
         server = read_gateway(gateway)
         if server in self.live.values():
             return gateway not in self.live  # another one has its name
-        return await self._store.get(object_key("server", None, server)) is None
-
-    async def keep(self, gateway: str, batch: CopyBatch) -> CopyAnswer:
-        """Have a gateway keep copies. Raises Unavailable when it doesn't."""
-        return await self._ask(gateway, KEEP, batch, CopyAnswer)
-
-    async def find_taken(self, gateway: str, ids: Sequence[str]) -> list[str]:
-        """Those of this gateway's events that another one has taken over. Raises Unavailable."""
-        return await self._ask(gateway, FIND_TAKEN, ids, list[str])
-
-    async def forget_taken(self, gateway: str) -> None:
-        await self._ask(gateway, FORGET_TAKEN, [], type(None))
-
-    async def read(self, gateway: str, kind: EventKind, after: int) -> EventPage:
-        """Read events of a gateway, or copies that it has, after the place ``after``. Raises Unavailable."""
-        return await self._ask(gateway, READ, (kind, after), EventPage)
-
-    async def ask_letters(self, gateway: str, question: Any, answer: type[T]) -> T:
-        """Ask a gateway about its dead letters. Raises Unavailable."""
-        return await self._ask(gateway, LETTERS, question, answer)
+        return server not in self.servers
 
     async def ask_all(self, path: str, body: Callable[[str], Any], type: type[T]) -> tuple[dict[str, T], list[str]]:
         """See ``function.record.all_gateways.AsksGateways``."""
         with suppress(StoreUnavailable):  # those that served last are asked
             await self.refresh()
-            page = await self._store.list(kind_prefix("server"))
-            self._servers = {entry.key.rpartition("/")[2] for entry in page.entries} - {self._own.name}
+        found, _ = await self.ask_live(path, body, type, ALL_SECONDS)
+        return found, sorted((self.servers | {*self.live.values()}) - found.keys())
 
-        async def ask(gateway: str, server: str) -> tuple[str, T | None]:
-            try:
-                return server, await self._ask(gateway, path, body(server), type, seconds=ALL_SECONDS)
-            except Unavailable:
-                return server, None
+    async def ask_live(
+        self, path: str, body: Callable[[str], Any], type: type[T], seconds: float = ANSWER_SECONDS
+    ) -> tuple[dict[str, T], list[str]]:
+        """Ask the gateways that serve, each for ``body`` of its server's name; their answers, by these names, and the servers whose
+        gateways gave none."""
+        asked = dict(self.live)
+        given = await asyncio.gather(
+            *(self.ask(gateway, path, body(server), type, seconds) for gateway, server in asked.items()),
+            return_exceptions=True,
+        )
+        found, away = dict[str, T](), list[str]()
+        for server, one in zip(asked.values(), given, strict=True):
+            if isinstance(one, Unavailable):
+                away.append(server)
+            elif isinstance(one, BaseException):
+                raise one
+            else:
+                found[server] = one
+        return found, sorted(away)
 
-        answers = await asyncio.gather(*(ask(*one) for one in self.live.items()))
-        found = {server: answer for server, answer in answers if answer is not None}
-        return found, sorted(({server for server, _ in answers} | self._servers) - found.keys())
-
-    def close(self) -> None:
-        self._asked.close()
-
-    async def _ask(self, gateway: str, path: str, body: Any, type: type[T], seconds: float = ANSWER_SECONDS) -> T:
+    async def ask(self, gateway: str, path: str, body: Any, type: type[T], seconds: float = ANSWER_SECONDS) -> T:
+        """The answer of a gateway at one of the paths above. Raises Unavailable if there is none, or another than a ``type``."""
         server = self.live.get(gateway)
         if server is None:
             raise Unavailable(f"gateway {gateway} is away", reason="serverAway")
@@ -135,3 +131,10 @@ class OtherGateways:
                 )
             why = f": {problem}" if isinstance(problem, WeftError) else " that can be read"
             raise Unavailable(f"the gateway of server {server} gives no answer{why}", reason="serverAway") from None
+
+    def identify(self, ticket: str) -> str:
+        """The gateway that asks this one, with a ticket. Raises NotAuthenticated, Forbidden."""
+        return check_gateway_ticket(self._key, ticket, self.name, self._clock.now())
+
+    def close(self) -> None:
+        self._asked.close()

@@ -8,7 +8,7 @@ from collections import Counter
 
 from weft.gateway.event_copies.held_events import HeldEvents
 from weft.gateway.event_copies.kept_copies import KeptCopies, Owner
-from weft.gateway.event_copies.other_gateways import OtherGateways
+from weft.gateway.event_copies.other_gateways import FIND_TAKEN, FORGET_TAKEN, OtherGateways
 from weft.gateway.event_copies.record import CopyRecords
 from weft.objects.errors import Unavailable
 
@@ -51,15 +51,15 @@ class TakeOver:
         """Ask for events that are held which of them are the taker's; the others are free."""
         waiting = Counter[tuple[str, str]]()
         if taker not in self._others.live:
-            if not await self._others.is_gone(taker):
+            if not self._others.is_gone(taker):
                 return waiting
             log.warning("server of gateway %s was removed: the events that it may have run are run here", taker)
         while ids := await self._held.list_some(taker):
-            taken = await self._others.find_taken(taker, ids) if taker in self._others.live else []
+            taken = await self._others.ask(taker, FIND_TAKEN, ids, list[str]) if taker in self._others.live else []
             waiting += await self._held.settle(ids, taken)
         if taker in self._others.live:
             try:
-                await self._others.forget_taken(taker)
+                await self._others.ask(taker, FORGET_TAKEN, [], type(None))
             except Unavailable as problem:  # it keeps ids for nobody
                 log.info("%s", problem.message)
         return waiting

@@ -11,14 +11,13 @@ from weft.contracts.clock import Clock
 from weft.gateway.function.definition.catalogue import Catalogue
 from weft.gateway.function.definition.names import read_name
 from weft.gateway.function.invocation.call import Call, Dispatches
-from weft.gateway.lambda_api import event_copies, function_records, function_url
+from weft.gateway.lambda_api import function_url, other_gateways
 from weft.gateway.lambda_api.answers import JSON, answer_error, answer_json, retry_after, type_of
 from weft.gateway.lambda_api.api import PREFIX, LambdaApi
 from weft.gateway.lambda_api.authenticate import Authenticator
 from weft.gateway.lambda_api.dead_letters import DEAD_LETTERS, DeadLetterApi
-from weft.gateway.lambda_api.event_copies import EventCopyApi
-from weft.gateway.lambda_api.function_records import FunctionRecordApi
 from weft.gateway.lambda_api.http import LambdaRequest
+from weft.gateway.lambda_api.other_gateways import OtherGatewayApi
 from weft.objects.errors import NotAuthenticated, NotFound, WeftError
 from weft.objects.identity import new_uid
 from weft.serving.answer import Answer
@@ -40,10 +39,9 @@ class FunctionRouter:
         api: LambdaApi,
         dead_letters: DeadLetterApi,
         clock: Clock,
-        copies: EventCopyApi | None = None,
-        records: FunctionRecordApi | None = None,
+        gateways: OtherGatewayApi | None = None,
     ) -> None:
-        self._copies, self._records = copies, records
+        self._gateways = gateways
         self._authenticator, self._catalogue, self._dispatcher, self._api = authenticator, catalogue, dispatcher, api
         self._dead_letters, self._clock = dead_letters, clock
 
@@ -51,10 +49,8 @@ class FunctionRouter:
         request_id = new_uid()
         path = request.path
         try:
-            if self._copies is not None and path in event_copies.PATHS:
-                return await self._copies.answer(request)
-            if self._records is not None and path in function_records.PATHS:
-                return await self._records.answer(request)
+            if self._gateways is not None and path in other_gateways.PATHS:
+                return await self._gateways.answer(request)
             await self._dispatcher.know()  # before that a valid key is unknown
             if path.startswith(function_url.PREFIX):
                 return await self._trigger(request, request_id)

@@ -65,8 +65,7 @@ async def serve_function_api(
         LambdaApi(service.catalogue, dispatcher, deliveries, IdempotencyCache(clock)),
         DeadLetterApi(functions.letters),
         clock,
-        functions.copies,
-        functions.records,
+        functions.gateways,
     )
     sockets: list[socket.socket] = []
     app = make_app(router.answer, FAILED)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weft.client.server.others import OtherServers
 from weft.contracts.clock import Clock
 from weft.contracts.function_placement import KINDS, PlacementQuery, Ranking
 from weft.gateway.event_copies.all_dead_letters import AllDeadLetters
@@ -22,8 +21,7 @@ from weft.gateway.function_events.delivery import Deliveries
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import EventQueue
 from weft.gateway.function_events.schedule_state import ScheduleState
-from weft.gateway.lambda_api.event_copies import EventCopyApi
-from weft.gateway.lambda_api.function_records import FunctionRecordApi
+from weft.gateway.lambda_api.other_gateways import OtherGatewayApi
 from weft.informer.accounts import KINDS as ACCOUNTS
 from weft.informer.accounts import make_directory
 from weft.informer.cache import Cache, whole
@@ -88,24 +86,23 @@ class PlacesOnceWanted:
 
 class GatewayFunctions:
     """``service`` with the queue of events and the streams on it. The HTTP API opens the file of events in ``folder``;
-    ``directory`` knows what users may do. ``others``: gateways that have copies of events, and records of their own, with the key
-    of tickets; None: no other server can come."""
+    ``directory`` knows what users may do. ``others``: gateways that have copies of events, and records of their own; None: no other
+    server can come."""
 
     def __init__(
         self,
         service: FunctionService,
         folder: Path,
         clock: Clock,
-        others: tuple[OtherGateways, bytes] | None = None,
+        others: OtherGateways | None = None,
     ) -> None:
         self.service = service
         self.directory = make_directory(service.cache, service.cache.view)
         self.events = EventFile(folder / "events.db")
         self.fired = ScheduleState(service.store, self.events, service.lease.name)
         queue, copying = EventQueue(self.events), None
-        gateways, key = others or (None, b"")
-        if gateways is not None:
-            copying = Copying(self.events, queue, gateways, service.lease, CopyRecords(service.store), clock)
+        if others is not None:
+            copying = Copying(self.events, queue, others, service.lease, CopyRecords(service.store), clock)
         self.deliveries = Deliveries(
             queue,
             DeadLetters(self.events),
@@ -115,12 +112,11 @@ class GatewayFunctions:
             self.fired,
             copying=copying,
         )
-        self.letters = AllDeadLetters(self.deliveries, gateways)
-        name = service.lease.name
-        self.copies = EventCopyApi(copying.copies, self.letters, name, key, clock) if copying is not None else None
-        recorded = FunctionRecords(service.record, service.printed, gateways, clock)
-        self.records = FunctionRecordApi(recorded, name, key, clock) if gateways is not None else None
-        self.streams = FunctionStreams(service, self.deliveries, recorded, clock)
+        self.letters = AllDeadLetters(self.deliveries, others)
+        records, self.gateways = FunctionRecords(service.record, service.printed, others, clock), None
+        if others is not None and copying is not None:
+            self.gateways = OtherGatewayApi(others, copying.copies, self.letters, records)
+        self.streams = FunctionStreams(service, self.deliveries, records, clock)
 
 
 def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: bytes) -> GatewayFunctions:
@@ -134,5 +130,5 @@ def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: by
     service = FunctionService(store, cache, places, clock, ticket_key=ticket_key, folder=folder, name=name)
 
     context = make_gateway_context(state / "ca.crt")
-    others = OtherGateways(store, own, ticket_key, lambda find: OtherServers(own, context, find, clock), clock)
-    return GatewayFunctions(service, folder, clock, (others, ticket_key))
+    others = OtherGateways(store, own, ticket_key, context, clock)
+    return GatewayFunctions(service, folder, clock, others)

@@ -9,15 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from weft.client.server.others import OtherServers
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
-from weft.gateway.event_copies.other_gateways import OtherGateways, make_gateway_context
+from weft.gateway.event_copies.kept_copies import EventPage
+from weft.gateway.event_copies.other_gateways import READ, OtherGateways, make_gateway_context
 from weft.gateway.function_events.backup import encode_event, read_rows
-from weft.kinds.server import SERVER
 from weft.launch.server.membership.identity import FILE, keep_identity
 from weft.objects.errors import Unavailable
-from weft.objects.identity import kind_prefix
 from weft.trust.tickets import read_ticket_key
 
 EVENTS = "gateway/events.db"  # in a server's state folder
@@ -48,7 +46,7 @@ async def gather_events(state: Path, store: Store, clock: Clock) -> AsyncIterato
             return
         own = keep_identity(state, None)
         key, context = read_ticket_key(state / "ticket.key"), make_gateway_context(state / "ca.crt")
-        others = OtherGateways(store, own, key, lambda find: OtherServers(own, context, find, clock), clock)
+        others = OtherGateways(store, own, key, context, clock)
         try:
             await others.refresh()
             asked = {others.name}
@@ -60,9 +58,8 @@ async def gather_events(state: Path, store: Store, clock: Clock) -> AsyncIterato
                     continue
         finally:
             others.close()
-        known = {entry.key.rpartition("/")[2] for entry in (await store.list(kind_prefix(SERVER.name))).entries}
         heard = {others.live[gateway] for gateway in asked - {others.name}}
-        yield AllEvents(state / EVENTS, frozenset(asked), file, sorted(known - heard - {own.name}))
+        yield AllEvents(state / EVENTS, frozenset(asked), file, sorted(others.servers - heard))
 
 
 async def _copy_all(others: OtherGateways, gateway: str, file: BinaryIO) -> None:
@@ -70,7 +67,7 @@ async def _copy_all(others: OtherGateways, gateway: str, file: BinaryIO) -> None
     for kind in ("copy", "event"):
         after = 0
         while True:
-            page = await others.read(gateway, kind, after)
+            page = await others.ask(gateway, READ, (kind, after), EventPage)
             file.writelines(encode_event(event) + b"\n" for event in page.events)
             if not page.more:
                 break
