@@ -23,7 +23,7 @@ from weft.contracts.http.connection import HttpConnection, read_reply
 from weft.objects.errors import WeftError
 from weft.telemetry.metrics.database import Database, connect, find_database
 from weft.telemetry.metrics.sample import Sample
-from weft.telemetry.metrics.sender import Sender
+from weft.telemetry.metrics.sender import Sender, split_samples
 
 GUESTS, HOUR, INTERVAL, ROUNDS = 2_000, 3_600, 10, 15
 GOAL_MS, GOAL_RATIO = 150.0, 1.3
@@ -78,12 +78,11 @@ def fill(database: Database, now: float) -> None:
         sender = Sender(lambda: database, clock, most_kept=10**7)
         sending = asyncio.create_task(sender.run())
         for at in range(int(now) - HOUR, int(now), INTERVAL):
-            sender.put(
-                [
-                    Sample("weft_guest_cpu_cores", label(number), at * 1000, (at * (number + 7)) % 997 / 250)
-                    for number in range(GUESTS)
-                ]
-            )
+            samples = [
+                Sample("weft_guest_cpu_cores", label(number), at * 1000, (at * (number + 7)) % 997 / 250)
+                for number in range(GUESTS)
+            ]
+            sender.put(split_samples(samples))
         while sender.kept:
             await asyncio.sleep(0.05)
         sending.cancel()

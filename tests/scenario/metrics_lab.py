@@ -19,7 +19,7 @@ from weft.launch.server.metrics import plan_database
 from weft.objects.errors import WeftError
 from weft.telemetry.metrics.database import Database, find_database
 from weft.telemetry.metrics.sample import Sample
-from weft.telemetry.metrics.sender import Sender
+from weft.telemetry.metrics.sender import Sender, split_samples
 
 DAY = 86_400.0
 
@@ -72,7 +72,7 @@ class OwnDatabase:
         sender = Sender(find or self.find, self.clock)
 
         async def deliver() -> None:
-            sender.put(samples)
+            sender.put(split_samples(samples))
             sending = asyncio.create_task(sender.run())
             while sender.kept:
                 await asyncio.sleep(0.01)

@@ -30,6 +30,10 @@ class ClientAnswer(msgspec.Struct, frozen=True):
             raise WeftError(f"the server's answer is not JSON: {problem}") from problem
 
 
+class _Problem(msgspec.Struct):
+    reason: str = ""
+
+
 class Stream:
     """A response that is read piece by piece; closes its connection at the end of ``with``."""
 
@@ -86,6 +90,14 @@ def raise_problem(answer: ClientAnswer) -> None:
     if problem.get("request_id"):
         error.details = {**error.details, "request_id": problem["request_id"]}
     raise error
+
+
+def read_reason(answer: ClientAnswer) -> str:
+    """The reason of the error that it carries; "" if it carries none."""
+    try:
+        return msgspec.json.decode(answer.body, type=_Problem).reason
+    except (msgspec.MsgspecError, RecursionError):
+        return ""
 
 
 def read_headers(response: http.client.HTTPResponse) -> dict[str, str]:

@@ -34,6 +34,7 @@ from weft.objects.errors import Throttled, Unavailable
 from weft.telemetry.metrics import moments as moments_module
 from weft.telemetry.metrics.moments import mark_moment
 from weft.telemetry.metrics.sample import HEADERS, Sample
+from weft.telemetry.metrics.sender import split_samples
 
 COUNT = 12  # moments, from two minutes ago on
 
@@ -119,7 +120,7 @@ def test_samples_of_a_moment_go_to_the_other_server_and_nobody_else_may_bring_an
         sending = asyncio.create_task(spreader.run())
         at = lab.now
         ups = [Sample("weft_node_up", (("node", f"n{number}"),), at, 1.0) for number in range(6_000)]
-        spreader.put([*ups, mark_moment(at, len(ups))])
+        spreader.put(split_samples([*ups, mark_moment(at, len(ups))]))
         while spreader.is_busy:
             await asyncio.sleep(0.01)
         sending.cancel()

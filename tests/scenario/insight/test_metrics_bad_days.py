@@ -26,7 +26,7 @@ from weft.launch.server.metrics import plan_database
 from weft.objects.errors import WeftError
 from weft.telemetry.metrics.database import Database, find_database
 from weft.telemetry.metrics.sample import Sample
-from weft.telemetry.metrics.sender import Sender
+from weft.telemetry.metrics.sender import Sender, split_samples
 
 
 @pytest.fixture
@@ -144,7 +144,9 @@ def test_away_for_a_day_what_is_kept_becomes_thin_and_the_gap_is_told(tmp_path: 
         sending = asyncio.create_task(sender.run())
         for n in range(100):  # 1,000 samples
             at = now - (100 - n) * 10_000
-            sender.put([Sample("weft_node_up", (("node", f"n{node}"),), at, float(n)) for node in range(10)])
+            sender.put(
+                split_samples([Sample("weft_node_up", (("node", f"n{node}"),), at, float(n)) for node in range(10)])
+            )
         await asyncio.sleep(0.1)
         kept, dropped = sender.kept, sender.dropped
         assert 100 <= kept <= 200 and dropped == 1000 - kept
@@ -169,7 +171,7 @@ def test_a_password_that_is_refused_loses_nothing(own: OwnDatabase) -> None:
     sender = Sender(lambda: asked[0], own.clock)
 
     async def go() -> None:
-        sender.put([Sample("weft_node_up", (("node", "late"),), int(time.time() * 1000), 1.0)])
+        sender.put(split_samples([Sample("weft_node_up", (("node", "late"),), int(time.time() * 1000), 1.0)]))
         sending = asyncio.create_task(sender.run())
         await asyncio.sleep(0.3)
         assert sender.kept == 1
@@ -202,7 +204,9 @@ def test_on_a_full_disk_samples_wait_and_queries_go_on(tmp_path: Path) -> None:
                 sending = asyncio.create_task(sender.run())
                 async with asyncio.timeout(30):  # it looks at the disk once in a while
                     while not sender.kept:
-                        sender.put([Sample("weft_node_up", (("node", "n2"),), int(time.time() * 1000), 1.0)])
+                        sender.put(
+                            split_samples([Sample("weft_node_up", (("node", "n2"),), int(time.time() * 1000), 1.0)])
+                        )
                         await asyncio.sleep(0.3)
                 assert value(own.find(), "weft_node_up{node='n1'}") == 1
                 ballast.unlink()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from weft.api.state.history import History
-from weft.client.answer import ClientAnswer
+from weft.client.answer import ClientAnswer, read_reason
 from weft.client.server.others import ANSWER_SECONDS, OtherServers
 from weft.contracts.clock import Clock
 from weft.objects.errors import Unavailable, WeftError
@@ -40,10 +40,6 @@ class Moments(msgspec.Struct):
 
     moments: list[Moment]
     reached: dict[str, float]
-
-
-class _Problem(msgspec.Struct):
-    reason: str = ""
 
 
 class Behind(NamedTuple):
@@ -72,14 +68,11 @@ class HistoryCopies:
         a start it waits until each was compared, or shown to be away."""
         names = self._others.list_all() if self._history is not None else []
         patience_ends = self._clock.elapsed() + FIRST_SECONDS
-        while any(self._is_new(name) for name in names) and self._clock.elapsed() < patience_ends:
+        while not self._tried.issuperset(names) and self._clock.elapsed() < patience_ends:
             await self._clock.sleep(_LOOK_SECONDS)
         behind = [name for name in names if name in self._lacking or name not in self.reached]
-        away = [name for name in behind if name in self._away or self._is_new(name)]
+        away = [name for name in behind if name in self._away or name not in self._tried]
         return Behind([name for name in behind if name in self._lacking and name not in away], away)
-
-    def _is_new(self, name: str) -> bool:
-        return name not in self._tried and name not in self._lacking
 
     async def run(self) -> None:
         """Copy until cancelled."""
@@ -105,6 +98,7 @@ class HistoryCopies:
                 own = await read_moments(history.asker, database, start, end)
                 for run in list_missing(own, theirs.moments, doubtful, PIECE_SECONDS):
                     self._lacking.add(name)
+                    self._tried.add(name)
                     await self._copy(name, history, database, run)
                 reached = reached or theirs.reached
                 self._tried.add(name)
@@ -144,7 +138,7 @@ class HistoryCopies:
         """Raises Unavailable."""
         path = f"/v1/history/{what}?start={start:.3f}&end={end:.3f}"
         answer = await self._others.ask(name, "GET", path, seconds=seconds)
-        if answer.status not in (200, 413) and not _keeps_none(answer):
+        if answer.status not in (200, 413) and read_reason(answer) != make_off().token:
             raise Unavailable(f"it answers {answer.status}")
         return answer
 
@@ -165,14 +159,6 @@ class HistoryCopies:
                 _log.warning(
                     "%d samples of one moment are too many to be copied from server %s", piece[0].samples, name
                 )
-
-
-def _keeps_none(answer: ClientAnswer) -> bool:
-    """Whether a server says that it keeps no history."""
-    try:
-        return msgspec.json.decode(answer.body, type=_Problem).reason == make_off().token
-    except (msgspec.MsgspecError, RecursionError):
-        return False
 
 
 def _list_days(since: float, until: float) -> Iterator[tuple[float, float]]:

@@ -12,6 +12,7 @@ import msgspec
 from weft.api.auth.authenticate import read_credentials
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
+from weft.client.answer import read_reason
 from weft.client.server.others import ANSWER_SECONDS
 
 T = TypeVar("T")
@@ -23,10 +24,6 @@ class Parts(NamedTuple, Generic[T]):
 
     found: dict[str, T]
     away: list[str]
-
-
-class _Problem(msgspec.Struct):
-    reason: str = ""
 
 
 async def ask_others(
@@ -55,7 +52,7 @@ async def ask_others(
         try:
             if answer.status == 200:
                 parts.found[name] = msgspec.json.decode(answer.body, type=shape)
-            elif answer.status != 404 and msgspec.json.decode(answer.body, type=_Problem).reason not in KEEPS_NONE:
+            elif answer.status != 404 and read_reason(answer) not in KEEPS_NONE:
                 parts.away.append(name)
         except (msgspec.MsgspecError, RecursionError):
             parts.away.append(name)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from weft.client.server.others import OtherServers
 from weft.objects.errors import Unavailable
-from weft.telemetry.metrics.sample import HEADERS, Sample, encode_samples
-from weft.telemetry.metrics.sender import MOST_SENT
+from weft.telemetry.metrics.sample import HEADERS
+from weft.telemetry.metrics.sender import SampleBatch
 
 MOST_WAITING = 2  # moments; of more, the oldest are left out
 _MOST_SECONDS = 10.0  # that a server may take for the samples of one moment
@@ -24,14 +24,14 @@ _log = logging.getLogger(__name__)
 class Spreader:
     def __init__(self, others: OtherServers) -> None:
         self._others = others
-        self._waiting: deque[Sequence[Sample]] = deque(maxlen=MOST_WAITING)
+        self._waiting: deque[Sequence[SampleBatch]] = deque(maxlen=MOST_WAITING)
         self._woken = asyncio.Event()
         self.is_busy = False
 
-    def put(self, samples: Sequence[Sample]) -> None:
+    def put(self, batches: Sequence[SampleBatch]) -> None:
         """Send these, of one moment; never waits."""
         if self._others.list_serving():
-            self._waiting.append(samples)
+            self._waiting.append(batches)
             self.is_busy = True
             self._woken.set()
 
@@ -41,9 +41,7 @@ class Spreader:
             await self._woken.wait()
             self._woken.clear()
             while self._waiting:
-                samples = self._waiting.popleft()
-                pieces = [samples[start : start + MOST_SENT] for start in range(0, len(samples), MOST_SENT)]
-                bodies = [await asyncio.to_thread(encode_samples, piece) for piece in pieces]
+                bodies = [await batch.encode() for batch in self._waiting.popleft()]
                 await asyncio.gather(*(self._send(name, bodies) for name in self._others.list_serving()))
             self.is_busy = False
 

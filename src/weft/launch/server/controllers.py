@@ -60,7 +60,7 @@ from weft.telemetry.metrics.database import OFF, OWN, Asker, Database, find_data
 from weft.telemetry.metrics.evaluator import Evaluator
 from weft.telemetry.metrics.history import DatabaseHistory
 from weft.telemetry.metrics.sample import Sample
-from weft.telemetry.metrics.sender import Sender
+from weft.telemetry.metrics.sender import Sender, split_samples
 from weft.trust.ca import Authority
 from weft.trust.seal import read_seal_key, unseal
 
@@ -188,10 +188,11 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             _run_beside(stack, spreader.run())
 
         def put_samples(samples: Sequence[Sample]) -> None:
+            batches = split_samples(samples)
             if sender is not None:
-                sender.put(samples)
+                sender.put(batches)
             if spreader is not None:
-                spreader.put(samples)
+                spreader.put(batches)
 
         def unseal_own(sealed: str, place: str) -> bytes:
             return unseal(read_seal_key(options.state), sealed, place)

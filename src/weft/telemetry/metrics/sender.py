@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from weft.contracts.clock import Clock
 from weft.objects.errors import WeftError
@@ -26,9 +25,28 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 _log = logging.getLogger("weft.metrics")
 
 
-class _Batch(NamedTuple):
-    moment: int  # of its recording, which is thinned as one; unix ms
-    samples: Sequence[Sample]
+class SampleBatch:
+    """Samples of the recording at ``moment`` (unix ms), encoded once for all that they are sent to."""
+
+    def __init__(self, moment: int, samples: Sequence[Sample]) -> None:
+        self.moment, self.count = moment, len(samples)
+        self.first, self.last = samples[0].at, samples[-1].at
+        self._samples: Sequence[Sample] = samples
+        self._body: asyncio.Future[bytes] | None = None
+
+    async def encode(self) -> bytes:
+        """The body of the request."""
+        if self._body is None:
+            self._body = asyncio.ensure_future(asyncio.to_thread(encode_samples, self._samples))
+            self._samples = ()
+        return await asyncio.shield(self._body)
+
+
+def split_samples(samples: Sequence[Sample]) -> list[SampleBatch]:
+    """Batches of MOST_SENT; the last sample's moment is that of all."""
+    return [
+        SampleBatch(samples[-1].at, samples[start : start + MOST_SENT]) for start in range(0, len(samples), MOST_SENT)
+    ]
 
 
 class Sender:
@@ -37,7 +55,7 @@ class Sender:
     def __init__(self, find: Callable[[], Database], clock: Clock, most_kept: int = MOST_KEPT) -> None:
         self._find, self._clock, self._most_kept = find, clock, most_kept
         self._asker = Asker(clock, 1)
-        self._batches: deque[_Batch] = deque()
+        self._batches: deque[SampleBatch] = deque()
         self._kept = 0
         self._woken = asyncio.Event()
         self._lost: tuple[int, int] | None = None  # the moments, in ms, that the present gap goes from and to
@@ -48,11 +66,10 @@ class Sender:
         """Samples that wait."""
         return self._kept
 
-    def put(self, samples: Sequence[Sample]) -> None:
+    def put(self, batches: Sequence[SampleBatch]) -> None:
         """Send these; never waits."""
-        for start in range(0, len(samples), MOST_SENT):
-            self._batches.append(_Batch(samples[-1].at, samples[start : start + MOST_SENT]))
-        self._kept += len(samples)
+        self._batches.extend(batches)
+        self._kept += sum(batch.count for batch in batches)
         if self._kept > self._most_kept:
             self._thin()
         while self._kept > self._most_kept:  # a single moment has too many
@@ -69,9 +86,9 @@ class Sender:
             else:
                 self._batches.append(batch)
 
-    def _forget(self, batch: _Batch) -> None:
-        self._kept -= len(batch.samples)
-        self._drop(batch.samples)
+    def _forget(self, batch: SampleBatch) -> None:
+        self._kept -= batch.count
+        self._drop(batch)
 
     async def run(self) -> None:
         """Send for ever."""
@@ -83,7 +100,7 @@ class Sender:
                     await self._woken.wait()
                 batch = self._batches[0]
                 try:
-                    await self._send(batch.samples)
+                    await self._send(batch)
                 except WeftError as problem:
                     if not is_away:
                         _log.warning("%s; samples are kept until then", problem.message)
@@ -96,14 +113,14 @@ class Sender:
                 pause, is_away = _FIRST_PAUSE_SECONDS, False
                 if self._batches and self._batches[0] is batch:  # else it was dropped meanwhile
                     self._batches.popleft()
-                    self._kept -= len(batch.samples)
+                    self._kept -= batch.count
                 self._report_gap()
         finally:
             self._asker.close()
 
-    async def _send(self, batch: Sequence[Sample]) -> None:
+    async def _send(self, batch: SampleBatch) -> None:
         """Raises a WeftError if it must be sent again."""
-        body = await asyncio.to_thread(encode_samples, batch)
+        body = await batch.encode()
         reply = await self._asker.ask(
             self._find(), WRITE_PATH, body, HEADERS, seconds=_SECONDS, most_bytes=_MOST_ANSWER_BYTES
         )
@@ -118,11 +135,11 @@ class Sender:
         ):  # a full disk; or settings that people will mend
             raise WeftError(f"the database for metrics takes no samples: HTTP {reply.status} {text}")
         self._drop(batch)
-        _log.warning("the database for metrics refused %d samples: HTTP %d %s", len(batch), reply.status, text)
+        _log.warning("the database for metrics refused %d samples: HTTP %d %s", batch.count, reply.status, text)
 
-    def _drop(self, batch: Sequence[Sample]) -> None:
-        self.dropped += len(batch)
-        first, last = batch[0].at, batch[-1].at
+    def _drop(self, batch: SampleBatch) -> None:
+        self.dropped += batch.count
+        first, last = batch.first, batch.last
         self._lost = (first, last) if self._lost is None else (min(self._lost[0], first), max(self._lost[1], last))
 
     def _report_gap(self) -> None:
@@ -131,9 +148,5 @@ class Sender:
         (first, last), self._lost = self._lost, None
         now = int(self._clock.now() * 1000)
         _log.warning("%d samples of %d s are missing", self.dropped, round((last - first) / 1000))
-        self.put(
-            [
-                Sample("weft_metrics_dropped_samples_total", (), now, float(self.dropped)),
-                Sample("weft_metrics_gap_seconds", (), now, (last - first) / 1000),
-            ]
-        )
+        dropped = Sample("weft_metrics_dropped_samples_total", (), now, float(self.dropped))
+        self.put(split_samples([dropped, Sample("weft_metrics_gap_seconds", (), now, (last - first) / 1000)]))
