@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Batch, Entry, Lease, Page, Precondition, Store, Write
+from weft.contracts.wakeup import wait_for_event
 from weft.objects.errors import InUse, StoreUnavailable, TimedOut
 
 LONGEST_HOLD_SECONDS = 60.0
@@ -184,9 +185,4 @@ class StoreSwitch:
 
 async def pause(switch: StoreSwitch, seconds: float, clock: Clock) -> None:
     """Wait, for less long when another store is in force before: leases have to be granted there."""
-    waits = [asyncio.create_task(switch.exchanged.wait()), asyncio.create_task(clock.sleep(seconds))]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
+    await wait_for_event(clock, switch.exchanged, seconds)

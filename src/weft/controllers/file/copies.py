@@ -21,6 +21,7 @@ from pathlib import Path
 from weft.client.server.files import PARTIAL, ServerFiles
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
+from weft.contracts.wakeup import wait_for_event
 from weft.controllers.file.plan import find_at_home, find_made, find_named, is_used
 from weft.informer.cache import Cache
 from weft.informer.view import Changed, make_view
@@ -71,7 +72,7 @@ class FileCopies:
                     with suppress(StoreUnavailable):
                         await self.clean()
                         cleaned = self._clock.elapsed()
-                await self._wait(pause)
+                await wait_for_event(self._clock, self._woken, pause)
                 await self._clock.sleep(GATHER_SECONDS)
         finally:
             unsubscribe()
@@ -135,16 +136,6 @@ class FileCopies:
                 return
         pause = min(2 * self._again.get(path, (AGAIN_SECONDS / 2, 0.0))[0], LOOK_SECONDS)
         self._again[path] = pause, self._clock.elapsed() + pause
-
-    async def _wait(self, seconds: float) -> None:
-        """Wait so long, or for a change."""
-        woken = asyncio.ensure_future(self._woken.wait())
-        pause = asyncio.ensure_future(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait([woken, pause], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            woken.cancel()
-            pause.cancel()
 
 
 def remove(folder: Path, sha256: str) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import PreconditionFailed
+from weft.contracts.wakeup import Wake
 from weft.gateway.event_copies.changes import Changes
 from weft.gateway.event_copies.held_events import HeldEvents
 from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch, KeptCopies
@@ -24,7 +25,6 @@ from weft.gateway.event_copies.other_gateways import KEEP, OtherGateways
 from weft.gateway.event_copies.record import CopyRecord, CopyRecords, FoundRecord
 from weft.gateway.event_copies.take_over import TakeOver
 from weft.gateway.function.lease import GatewayLease
-from weft.gateway.function_events.alarm import Alarm
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import Event, EventQueue
 from weft.objects.errors import Unavailable
@@ -52,7 +52,7 @@ class Copying:
         self._file, self._queue, self._others, self._lease, self._clock = file, queue, others, lease, clock
         self.copies, self._held, self._records = KeptCopies(file), HeldEvents(file), records
         self._take_over = TakeOver(self.copies, self._held, records, others)
-        self._changes, self._alarm = Changes(file), Alarm(clock)
+        self._changes, self._wake = Changes(file), Wake(clock)
         self._waiting: dict[str, asyncio.Future[None]] = {}  # for their copies, by event
         self._has_inspected = self._begun = False
         self._lapses = 0  # of the lease, at the begin
@@ -86,12 +86,12 @@ class Copying:
 
     async def run(self, stir: Stir) -> None:
         """Copy, and take over what belongs to gateways that are gone, for ever. ``stir`` as of Deliveries."""
-        self._file.on_written = self._alarm.ring
+        self._file.on_written = self._wake.ring
         inspecting = asyncio.ensure_future(self._keep_inspecting(stir))
         try:
             while True:
                 try:
-                    await self._alarm.wait(await self._step())
+                    await self._wake.wait(await self._step())
                 except PreconditionFailed:
                     self._begun = False
                 except Unavailable as problem:
@@ -115,7 +115,7 @@ class Copying:
             try:
                 await self._others.refresh()
                 self._has_inspected = True
-                self._alarm.ring()
+                self._wake.ring()
                 if self._begun:
                     stir_all(await self._take_over.inspect(), stir)
                 self._troubled = ""

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from weft.contracts.clock import Clock
+from weft.contracts.wakeup import Wake
 from weft.gateway.function.definition.names import make_arn
 from weft.gateway.function.invocation.call import Call, Dispatches, InvocationOutcome
-from weft.gateway.function_events.alarm import Alarm
 from weft.gateway.function_events.dead_letters import NEWEST, DeadLetters, LetterPlace
 from weft.gateway.function_events.queue import Backlog, Event, EventQueue
 from weft.gateway.function_events.retry import (
@@ -74,7 +74,7 @@ class _Lane:
         self.paused_until = 0.0
         self.reason = ("EventAgeExceeded", "the event waited too long")  # of the last pause
         self.under_way: dict[str, asyncio.Task[None]] = {}
-        self.alarm = Alarm(clock)
+        self.wake = Wake(clock)
         self.task: asyncio.Task[None] | None = None
 
 
@@ -138,7 +138,7 @@ class Deliveries:
         if lane is None:
             lane = self._lanes[project, name] = _Lane(self._clock)
         lane.count += count
-        lane.alarm.ring()
+        lane.wake.ring()
         if lane.task is None:
             lane.task = asyncio.ensure_future(self._serve(project, name, lane))
 
@@ -197,7 +197,7 @@ class Deliveries:
                 if wait is None:
                     del self._lanes[project, name]
                     return
-                await lane.alarm.wait(wait)
+                await lane.wake.wait(wait)
         finally:
             for task in lane.under_way.values():
                 task.cancel()
@@ -224,7 +224,7 @@ class Deliveries:
             if event.due_at > now:
                 return event.due_at - now
             if len(lane.under_way) >= lane.width:
-                return 60.0  # an event that ends rings the alarm
+                return 60.0  # an event that ends rings
             lane.under_way[event.id] = asyncio.ensure_future(self._run_one(event, lane))
         return 60.0 if len(found) < MOST_LOADED else 0.0
 
@@ -252,7 +252,7 @@ class Deliveries:
             lane.paused_until = self._clock.now() + 60.0
         finally:
             lane.under_way.pop(event.id, None)
-            lane.alarm.ring()
+            lane.wake.ring()
 
     async def _invoke(self, event: Event) -> InvocationOutcome | WeftError:
         call = Call(

@@ -16,7 +16,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import PreconditionFailed
-from weft.gateway.function_events.alarm import Alarm
+from weft.contracts.wakeup import Wake
 from weft.gateway.function_events.queue import Event, EventQueue
 from weft.gateway.function_events.schedule_state import LEASE_SECONDS, Fired, Key, ScheduleState
 from weft.informer.view import View
@@ -58,7 +58,7 @@ class Schedules:
     ) -> None:
         self._fired, self._queue = fired, queue
         self._view, self._is_synced, self._stir, self._clock = view, is_synced, stir, clock
-        self._alarm = Alarm(clock)
+        self._wake = Wake(clock)
         self._stale = True
         self._entries: dict[Key, ScheduleEntry] = {}
         self._last: dict[Key, Fired] = {}
@@ -69,7 +69,7 @@ class Schedules:
     def changed(self) -> None:
         """Functions have changed."""
         self._stale = True
-        self._alarm.ring()
+        self._wake.ring()
 
     async def run(self) -> None:
         """Fire due schedules while this gateway leads, for ever; at the end another one may lead."""
@@ -91,7 +91,7 @@ class Schedules:
             except Unavailable as problem:
                 log.warning("schedules: %s", problem.message)
                 self._fence = 0
-            await self._alarm.wait(wait)
+            await self._wake.wait(wait)
 
     async def _lead(self) -> float:
         """Fire due schedules, if no other gateway does; how long until it is time again."""
