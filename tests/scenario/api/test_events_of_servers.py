@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.scenario.people.test_people import wait_until
 from tests.scenario.two_servers_lab import TwoServers
 
 from weft.client.server.endpoints import JOURNAL_HEADER
 from weft.contracts.journal import Event
 from weft.objects.identity import Ref
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[TwoServers]:
-    lab = TwoServers(tmp_path)
-    lab.announce()
-    yield lab
-    lab.close()
 
 
 def add(lab: TwoServers, server: int, name: str, project: str = "default", reason: str = "Seen") -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.scenario.api.test_other_servers import CONTENT, SHA256
@@ -19,14 +17,6 @@ from weft.client.function_code import has_code, upload_code
 from weft.client.server.files import FOLDER, choose_homes
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.objects.errors import NotFound, Unavailable
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[TwoServers]:
-    lab = TwoServers(tmp_path)
-    lab.announce()
-    yield lab
-    lab.close()
 
 
 def read(client: Client, sha256: str = SHA256, **headers: str) -> tuple[int, bytes]:

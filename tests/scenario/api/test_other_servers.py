@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -21,13 +20,6 @@ CONTENT = b"an image" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[TwoServers]:
-    lab = TwoServers(tmp_path)
-    yield lab
-    lab.close()
-
-
 def as_server(lab: TwoServers) -> Client:
     """The second server as a client of the first."""
     authority, api = lab.second.authority, lab.second.api
@@ -37,7 +29,6 @@ def as_server(lab: TwoServers) -> Client:
 
 
 def test_a_server_gets_files_of_another_and_may_do_nothing_else_there(lab: TwoServers) -> None:
-    lab.announce()
     (lab.first.settings.blobs / SHA256).write_bytes(CONTENT)
     others = lab.second.api.others
     asked = lab.second.run(others.ask_all("GET", f"/v1/blobs/{SHA256}"))

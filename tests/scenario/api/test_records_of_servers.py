@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from tests.scenario.api_lab import ApiLab
-from tests.scenario.dashboard_lab import Browser
-from tests.scenario.people.test_people import PASSWORD, add_user
 from tests.scenario.server.servers_lab import WEFT
 from tests.scenario.two_servers_lab import TwoServers
 
@@ -25,14 +22,6 @@ from weft.objects.errors import InvalidInput, NotFound
 from weft.telemetry.traces.store import TraceStore
 
 TRACE, OTHER = "ab" * 16, "cd" * 16
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[TwoServers]:
-    lab = TwoServers(tmp_path)
-    lab.announce()
-    yield lab
-    lab.close()
 
 
 def names_of(raws: list[msgspec.Raw]) -> list[str]:
@@ -87,17 +76,6 @@ def test_what_one_server_asks_another_for_a_person_is_in_one_log_and_within_that
         assert {one["project"] for one in found} == {"shop"} and len(names_of(read_newest(client.http, {}))) == 2
     reads = [msgspec.json.decode(raw) for raw in read_newest(lab.first.client.http, {"kind": "audit"})]
     assert len(reads) == 4 and {one["actor"]["kind"] for one in reads} == {"person"}
-
-
-def test_a_browser_s_session_reads_the_records_of_both(lab: TwoServers) -> None:
-    make_volumes(lab)
-    add_user(lab.first, "rita")
-    lab.first.client.create({"kind": "rolebinding", "name": "rita", "spec": {"role": "admin", "users": ["rita"]}})
-    for server in lab.servers:
-        browser = Browser(server)
-        assert browser.send("POST", "/v1/session", {"user": "rita", "password": PASSWORD}).status == 201
-        page = browser.get("/v1/audit?kind=volume")
-        assert len(page["items"]) == 7 and page["away"] == []
 
 
 def test_each_server_s_chain_is_verified_by_itself(lab: TwoServers, tmp_path: Path) -> None:

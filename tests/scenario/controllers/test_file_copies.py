@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.scenario.api_lab import ApiLab
@@ -49,14 +48,6 @@ class Kept:
 
     def list(self) -> set[str]:
         return {path.name for path in self.folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[TwoServers]:
-    lab = TwoServers(tmp_path)
-    lab.announce()
-    yield lab
-    lab.close()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,14 +77,6 @@ class Site:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[TwoServers]:
-    lab = TwoServers(tmp_path)
-    lab.announce()
-    yield lab
-    lab.close()
 
 
 @pytest.fixture
