@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from tests.scenario.gateway.test_function_events import Nodes, failed
 
 from weft.client.context import Context
 from weft.client.server import others as other_servers
-from weft.contracts.clock import SystemClock
-from weft.contracts.store import Delete, PreconditionFailed, Put
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.store import Delete, Put
 from weft.gateway.event_copies import all_dead_letters
 from weft.gateway.event_copies import copying as event_copying
 from weft.gateway.event_copies import kept_copies as event_copies
@@ -25,7 +26,7 @@ from weft.gateway.event_copies.all_dead_letters import AllDeadLetters
 from weft.gateway.event_copies.copying import Copying
 from weft.gateway.event_copies.kept_copies import CopyAnswer, CopyBatch
 from weft.gateway.event_copies.other_gateways import FIND_TAKEN, OtherGateways
-from weft.gateway.event_copies.record import CopyRecord, CopyRecords
+from weft.gateway.event_copies.record import CopyRecords
 from weft.gateway.function import lease as gateway_lease
 from weft.gateway.function.invocation.call import Call, InvocationOutcome
 from weft.gateway.function.lease import GatewayLease
@@ -55,6 +56,20 @@ from weft.store.memory import MemoryStore
 from weft.trust.ca import Authority
 
 KEY = b"k" * 32
+
+
+def serve(ask: Callable[[LambdaRequest], Awaitable[Answer]], tls: ssl.SSLContext, clock: Clock) -> HttpServer:
+    """Serve what ``ask`` answers to other gateways, on loopback."""
+
+    async def answer(request: LambdaRequest) -> Answer:
+        try:
+            return await ask(request)
+        except WeftError as problem:
+            return answer_json(problem.to_dict(), "", type_of(problem)[0])
+
+    http = HttpServer(make_app(answer, FAILED), [listen("127.0.0.1", 0)], tls, clock, BOUNDS, refuse, dated=False)
+    http.start()
+    return http
 
 
 class Server:
@@ -87,15 +102,7 @@ class Server:
         records: Any = None
         api = OtherGatewayApi(self.others, self.copying.copies, self.all_letters, records)
 
-        async def answer(request: LambdaRequest) -> Answer:
-            try:
-                return await api.answer(request)
-            except WeftError as problem:
-                return answer_json(problem.to_dict(), "", type_of(problem)[0])
-
-        sockets = [listen("127.0.0.1", 0)]
-        self.http = HttpServer(make_app(answer, FAILED), sockets, self.fabric.tls, clock, BOUNDS, refuse, dated=False)
-        self.http.start()
+        self.http = serve(api.answer, self.fabric.tls, clock)
         self.is_there = True
         self._tasks = [asyncio.ensure_future(work) for work in (self.deliveries.run(), self._serve(lease))]
 
@@ -134,12 +141,21 @@ class Server:
     def ran(self) -> list[str]:
         return [call.id for call in self.nodes.calls]
 
+    async def find(self, where: str) -> set[str]:
+        """The ids of the events that lie in a table of its file."""
+        return {id for (id,) in await self.file.do(lambda db: db.execute(f"SELECT id FROM {where}").fetchall())}
+
     async def copied(self) -> set[str]:
         """The ids of the events that it has copies of."""
-        return {id for (id,) in await self.file.do(lambda db: db.execute("SELECT id FROM copy").fetchall())}
+        return await self.find("copy")
 
-    async def queued(self) -> set[str]:
-        return {id for (id,) in await self.file.do(lambda db: db.execute("SELECT id FROM event").fetchall())}
+    def has(self, where: str, *ids: str) -> Callable[[], Awaitable[bool]]:
+        """Finds out whether exactly these lie there."""
+
+        async def look() -> bool:
+            return await self.find(where) == set(ids)
+
+        return look
 
 
 class Fabric:
@@ -213,18 +229,15 @@ async def make_two(fabric: Fabric) -> tuple[Server, Server]:
     return first, second
 
 
-async def test_the_only_server_keeps_no_record_and_needs_no_lease(fabric: Fabric) -> None:
-    only = await fabric.add("s1")
-    id = await only.accept()
-    await until(lambda: only.ran == [id])
-    assert (await fabric.store.list("/-copies/")).entries == []
-    assert await fabric.store.leases(LEASE_PREFIX) == []
-
-
-async def test_servers_without_events_need_no_record_and_no_lease_either(fabric: Fabric) -> None:
-    first, second = await make_two(fabric)
+async def test_only_a_gateway_with_events_and_another_server_has_a_record_and_a_lease(fabric: Fabric) -> None:
+    first = await fabric.add("s1")
+    id = await first.accept()
+    await until(lambda: first.ran == [id])
+    second = await fabric.add("s2")
+    await until(lambda: second.gateway in first.others.live)
     await asyncio.sleep(0.2)
     assert (await fabric.store.list("/-copies/")).entries == []
+    assert await fabric.store.leases(LEASE_PREFIX) == []
     first.nodes.says = hang
     id = await first.accept()
     assert await second.copied() == {id}
@@ -240,26 +253,15 @@ async def test_an_event_is_acknowledged_when_another_server_has_it_and_runs_ther
     assert await second.copied() == ids and second.ran == []
     await first.kill()
     await until(lambda: set(second.ran) == ids)
-    await until(has_empty_queue(second))
+    await until(second.has("event"))
     first.nodes = Nodes()
     await first.start()
     await until(lambda: first.copying.may_run())
     new = await first.accept()
     await until(lambda: first.ran == [new])
-    await until(has_empty_queue(first))
+    await until(first.has("event"))
     assert len(second.ran) == len(ids)
-    await until(lambda: has_forgotten(second))
-
-
-async def has_forgotten(server: Server) -> bool:
-    return await server.file.do(lambda db: db.execute("SELECT COUNT(*) FROM taken").fetchone()) == (0,)
-
-
-def has_empty_queue(server: Server) -> Any:
-    async def look() -> bool:
-        return not await server.queued()
-
-    return look
+    await until(second.has("taken"))
 
 
 async def test_dead_letters_survive_their_server_too_and_are_not_twice_when_it_returns(fabric: Fabric) -> None:
@@ -272,7 +274,7 @@ async def test_dead_letters_survive_their_server_too_and_are_not_twice_when_it_r
     await first.kill()
     await until(lambda: second.letters.dead("default", "f", 10))
     await first.start()
-    await until(has_empty_queue(first))
+    await until(first.has("event"))
     assert [letter.id for letter in await second.letters.dead("default", "f", 10)] == [id]
     assert await second.deliveries.redrive("default", "f") == 1
     await until(lambda: second.ran == [id])
@@ -310,11 +312,7 @@ async def is_dead_copy(server: Server, id: str) -> bool:
 async def test_what_is_done_leaves_its_copy_and_is_not_run_by_the_other(fabric: Fabric) -> None:
     first, second = await make_two(fabric)
     ids = {await first.accept() for _ in range(5)}
-
-    async def has_none() -> bool:
-        return not await second.copied()
-
-    await until(has_none)
+    await until(second.has("copy"))
     await first.kill()
     await until(lambda: fabric.store.get(f"/-copies/{first.gateway}"))
     await asyncio.sleep(0.3)
@@ -360,7 +358,7 @@ async def test_a_server_that_is_not_reached_at_its_address_has_no_copies(fabric:
     assert not first.others.live
     assert await first.copied() == await second.copied() == set()
     second.place = at
-    await until(lambda: has_copy(second, lone))
+    await until(second.has("copy", lone))
 
 
 async def test_a_server_whose_answers_cannot_be_read_is_logged_once(
@@ -407,13 +405,8 @@ async def test_a_server_that_froze_runs_nothing_until_it_knows_what_was_taken_ov
     assert len(first.ran) == before
     lease._store = fabric.store
     await until(lambda: first.copying.may_run())
-    await until(lambda: is_held_by_nobody(first))
+    await until(first.has("event WHERE held <> ''"))
     assert len(first.ran) == before and len(second.ran) == len(ids)
-
-
-async def is_held_by_nobody(server: Server) -> bool:
-    (count,) = await server.file.do(lambda db: db.execute("SELECT COUNT(*) FROM event WHERE held <> ''").fetchone())
-    return not count
 
 
 class NoStore:
@@ -433,7 +426,7 @@ async def test_copies_go_to_a_third_server_when_the_second_is_gone(fabric: Fabri
     ids.add(await first.accept())
     assert await other.copied() >= ids
     await holder.start()  # what it has is old, and is dropped
-    await until(lambda: has_no_copies(holder))
+    await until(holder.has("copy"))
 
 
 async def test_a_server_that_has_too_many_copies_takes_more_when_some_are_done(
@@ -453,12 +446,8 @@ async def test_a_server_that_has_too_many_copies_takes_more_when_some_are_done(
     with pytest.raises(Unavailable, match="keeps no more copies: it has 3 copies of this gateway's events already"):
         await first.accept()
     ending.set()
-    await until(lambda: has_no_copies(second))
+    await until(second.has("copy"))
     await first.accept()
-
-
-async def has_no_copies(server: Server) -> bool:
-    return not await server.copied()
 
 
 async def test_while_a_second_server_hangs_events_are_refused_and_one_copy_is_enough_without_it(fabric: Fabric) -> None:
@@ -472,11 +461,7 @@ async def test_while_a_second_server_hangs_events_are_refused_and_one_copy_is_en
     first.nodes.says = hang
     id = await first.accept()
     await second.start()
-    await until(lambda: has_copy(second, id))
-
-
-async def has_copy(server: Server, id: str) -> bool:
-    return id in await server.copied()
+    await until(second.has("copy", id))
 
 
 async def test_events_that_a_removed_server_took_over_are_run_by_their_own(fabric: Fabric) -> None:
@@ -534,14 +519,3 @@ async def test_a_batch_of_an_era_that_is_over_is_not_kept(tmp_path: Path) -> Non
     assert await keep(5, begins=True) == CopyAnswer(False, 5) and await held.list_owners() == []
     assert (await keep(6, begins=True)).kept
     await file.close()
-
-
-async def test_only_one_of_two_gateways_may_write_a_record(fabric: Fabric) -> None:
-    records = CopyRecords(fabric.store)
-    found = await records.write("o", CopyRecord(holder="h", era=1, since=1), None)
-    assert await records.read("o") == found
-    with pytest.raises(PreconditionFailed):
-        await records.write("o", CopyRecord(era=1), None)
-    await records.write("o", CopyRecord(holder="h", era=2, since=1), found)  # the owner is back
-    with pytest.raises(PreconditionFailed):
-        await records.write("o", found.record.take(), found)

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from tests.scenario.functions_lab import FunctionsLab, PretendAgent, functions_lab
 from tests.scenario.gateway.test_functions_streams import ticket
+from tests.scenario.gateway.test_queued_copies import serve
 from tests.scenario.gateway_lab import KEY
 
 from weft.cli.logs.reader import Reader
@@ -23,17 +24,15 @@ from weft.gateway.event_copies.other_gateways import OtherGateways
 from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.function.record import all_gateways
 from weft.gateway.function.record.all_gateways import LINES, METRICS, LinesQuery
-from weft.gateway.lambda_api.answers import FAILED, answer_json, refuse, type_of
-from weft.gateway.lambda_api.http import LambdaRequest, make_app
+from weft.gateway.lambda_api.http import LambdaRequest
 from weft.kinds.server import SERVER, ServerSpec
-from weft.launch.gateway.function_api import BOUNDS
 from weft.objects.envelope import encode_envelope
 from weft.objects.errors import WeftError
 from weft.objects.identity import SERVER_NAME, ServerIdentity, new_uid
 from weft.protocol.invocations import Printed
 from weft.protocol.server.presence import LEASE_PREFIX, Presence, encode_presence
 from weft.serving.answer import Answer
-from weft.serving.server import HttpServer, listen, make_server_tls
+from weft.serving.server import make_server_tls
 from weft.store.memory import MemoryStore
 from weft.trust.ca import Authority
 
@@ -63,16 +62,7 @@ class Fabric:
             if not self.agents:
                 await lab.base()
             self.agents.append(await lab.agent(f"n-{name}"))
-            http = HttpServer(
-                make_app(self._answer(lab), FAILED),
-                [listen("127.0.0.1", 0)],
-                self.tls,
-                self.clock,
-                BOUNDS,
-                refuse,
-                dated=False,
-            )
-            http.start()
+            http = serve(self._answer(lab), self.tls, self.clock)
             stack.push_async_callback(http.close)
             presence = Presence(own.uid, functions=f"127.0.0.1:{http.ports[0]}")
             await self.store.grant(LEASE_PREFIX + name, name, 600, encode_presence(presence))
@@ -85,10 +75,7 @@ class Fabric:
     def _answer(self, lab: FunctionsLab) -> Any:
         async def answer(request: LambdaRequest) -> Answer:
             assert lab.parts.gateways is not None
-            try:
-                given = await lab.parts.gateways.answer(request)
-            except WeftError as problem:
-                return answer_json(problem.to_dict(), "", type_of(problem)[0])
+            given = await lab.parts.gateways.answer(request)
             return Answer(200, self.says, ()) if self.says else given
 
         return answer
