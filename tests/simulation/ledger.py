@@ -13,6 +13,7 @@ import hashlib
 import random
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 from unittest import mock
@@ -24,13 +25,14 @@ from weft.contracts.store import Change, Precondition, Write
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import StoreUnavailable
 from weft.store.backup import Backup, read_backup, write_backup
+from weft.store.copy import fill
 from weft.store.cursors import make_epoch
 from weft.store.leases import LeaseTable
 from weft.store.memory import MemoryStore
 from weft.store.sqlite import store as sqlite_store
 from weft.store.sqlite import writer as sqlite_writer
 from weft.store.sqlite.reader import Readers
-from weft.store.sqlite.refill import refill
+from weft.store.sqlite.refill import SqliteRefill
 from weft.store.sqlite.store import SqliteStore
 from weft.store.sqlite.writer import Writer
 from weft.store.watches import Watches
@@ -251,7 +253,9 @@ class SqliteLedger(SqliteStore):
         if self._backup is None:
             return False
         backup = read_backup(self._backup.path)
-        refill(self._path, backup.entries(), backup.header.revision)
+        filling = fill(SqliteRefill(self._path), backup.entries(), backup.header.revision)
+        with ThreadPoolExecutor(1) as beside:  # the loop here is virtual
+            beside.submit(asyncio.run, filling).result()
         self.notes.go_back(dict(backup.entries()))
         return True
 

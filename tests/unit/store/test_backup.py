@@ -14,8 +14,9 @@ import pytest
 from weft.contracts.store import Put
 from weft.objects.errors import InUse, InvalidInput, NotFound
 from weft.store.backup import read_backup, write_backup
+from weft.store.copy import fill
 from weft.store.memory import MemoryStore
-from weft.store.sqlite import SqliteStore, refill
+from weft.store.sqlite import SqliteRefill, SqliteStore
 
 FILES = {"ca.key": "secret\n", "ca.crt": "public\n"}
 
@@ -107,7 +108,7 @@ async def test_a_damaged_or_foreign_file_is_refused_by_name(tmp_path: Path) -> N
 
 async def test_a_backup_of_any_engine_is_put_into_sqlite(tmp_path: Path) -> None:
     backup = read_backup(await make(tmp_path / "b"))
-    refill(tmp_path / "s.db", backup.entries(), backup.header.revision)
+    await fill(SqliteRefill(tmp_path / "s.db"), backup.entries(), backup.header.revision)
     store = SqliteStore(tmp_path / "s.db")
     await store.open()
     page = await store.list("")

@@ -7,13 +7,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from weft.contracts.durable_file import keep_file, name_replaced
-from weft.contracts.store import MAX_WRITES, Occupant, Put, Write
+from weft.contracts.store import Occupant, Put, Write
 from weft.store.cursors import make_epoch
 from weft.store.sqlite.file import LockFile, as_store_error, connect, leap
 from weft.store.sqlite.schema import State, create_tables, end_of, position_of, save_state
@@ -24,31 +24,9 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-def refill(path: str | Path, entries: Iterable[tuple[str, bytes]], revision: int) -> str:
-    """Put ``entries`` in the place of the store at ``path``, which no process may have open; returns the new epoch.
-
-    The store that was there stays beside it as ``.replaced``, or with a number after that. Cursors of before are refused, and
-    revisions and fences go on beyond ``revision`` and any that this store gave out. Until the end nothing is changed. Raises
-    StoreUnavailable if the store is in use, StoreFull, and whatever ``entries`` raises.
-    """
-    incoming = _Incoming(Path(path), revision)
-    try:
-        bite: list[Write] = []
-        for key, value in entries:
-            bite.append(Put(key, value))
-            if len(bite) == MAX_WRITES:
-                incoming.apply(bite)
-                bite.clear()
-        incoming.apply(bite)
-        return incoming.finish(revision)
-    except (sqlite3.Error, OSError) as problem:
-        raise as_store_error(problem, incoming.target) from problem
-    finally:
-        incoming.drop()
-
-
 class SqliteRefill:
-    """Another content for the file ``path``."""
+    """Another content for the file ``path``. What was there stays beside it as ``.replaced``, or with a number after that;
+    revisions and fences go on beyond any that it gave out. Until the end nothing is changed."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
@@ -152,8 +130,8 @@ class _Incoming:
         ).fetchall()
         return found
 
-    def finish(self, revision: int) -> str:
-        """Give it the store's name; returns the epoch."""
+    def finish(self, revision: int) -> None:
+        """Give it the store's name."""
         state = self._state
         state.revision = max(state.revision, revision)
         state.compacted = state.revision
@@ -164,7 +142,6 @@ class _Incoming:
         _keep_replaced(self.target)
         self._lock.write_mark(state)
         keep_file(self._file, self.target)
-        return state.epoch
 
     def drop(self) -> None:
         """Remove what didn't become the store, and let that go."""
