@@ -20,8 +20,8 @@ from tests.scenario.gateway.test_gateway_sessions import Program
 from tests.scenario.gateway_lab import GatewayLab
 
 from weft.cli.stream import held_exec
-from weft.cli.stream.client import Cut, Stream, dial
-from weft.cli.stream.held_exec import HeldExec
+from weft.cli.stream.client import Stream, dial
+from weft.cli.stream.held_exec import Cut, HeldExec
 from weft.client.context import Context
 from weft.contracts.driver.runtime import SESSION_LOST
 from weft.objects.errors import Unavailable, WeftError

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 from weft.cli.command.exit_codes import exit_code
 from weft.cli.command.target import Target
 from weft.cli.session import NotSent, Session
-from weft.cli.stream.client import Cut
+from weft.cli.stream.held_exec import Cut
 from weft.cli.stream.logs import run_stream
 from weft.cli.wait.again import read_again
 from weft.objects.errors import Unavailable, WeftError

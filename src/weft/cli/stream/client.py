@@ -14,10 +14,11 @@ import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from weft.cli.output.terminal import find_size
 from weft.cli.session import Session
+from weft.cli.stream.held_exec import Cut, HeldExec
 from weft.client.connection import find_loss
 from weft.client.context import Context
 from weft.client.server.gateways import DIAL_SECONDS, open_at_gateway
@@ -40,30 +41,6 @@ _FULL_BYTES = 1024 * 1024  # so much waits to be sent: stop reading what is type
 _POLL_MS = 1000
 
 
-class Cut(Unavailable):
-    """The connection was lost after the stream had begun."""
-
-
-class Continued(Protocol):
-    """A session that goes on over another connection when its own is lost."""
-
-    @property
-    def has_capacity(self) -> bool:
-        """Whether more input may be read."""
-
-    def put(self, data: bytes) -> None:
-        """Keep input; empty: it has ended."""
-
-    def take(self, type_: int, payload: bytes, document: Callable[[], Any]) -> bytes:
-        """Note a frame that has come, whose JSON is ``document``; the frame to answer it with, if any."""
-
-    def find_again(self, lost: Unavailable) -> ssl.SSLSocket:
-        """Open another connection after ``lost``. Raises that if there can be none."""
-
-    def repeat(self) -> bytes:
-        """The frames of the input that may be lost."""
-
-
 class Stream:
     """One stream. ``escape`` is a byte that, typed, ends it here (a console); without ``forward_end`` no end of input is sent,
     since a console goes on when the keyboard doesn't. What comes back goes to descriptor ``stdout`` or 2, by ``write``.
@@ -78,7 +55,7 @@ class Stream:
         stdout: int = 1,
         write: Callable[[int, bytes], None] | None = None,
         cut_hint: str = "the command may still be running",
-        held: Continued | None = None,
+        held: HeldExec | None = None,
     ) -> None:
         self._held, self._size = held, b""
         self._sock, self._gateway = sock, _name_peer(sock)

@@ -7,7 +7,6 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from weft.cli.stream.client import Cut
 from weft.objects.errors import Unavailable
 from weft.protocol.frames import MAX_PAYLOAD_BYTES, ClientSession, FrameType, encode_data, encode_frame, encode_json
 
@@ -18,6 +17,10 @@ HELD_BYTES = (
 )  # of input: less than a gateway holds, so that it reads what is acknowledged behind that
 ACK_BYTES = 65_536
 _NOT_YET = "agentServiceUnavailable"  # the reason of a gateway that the node isn't connected to
+
+
+class Cut(Unavailable):
+    """The connection was lost after the stream had begun."""
 
 
 class HeldExec:

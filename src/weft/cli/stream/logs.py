@@ -14,7 +14,8 @@ from weft.cli.command.exit_codes import INTERRUPTED, exit_code, partial_code
 from weft.cli.command.target import Target
 from weft.cli.output.terminal import clean, clean_lines, is_terminal
 from weft.cli.session import NotSent, Session
-from weft.cli.stream.client import Cut, Stream, open_stream, write_bytes
+from weft.cli.stream.client import Stream, open_stream, write_bytes
+from weft.cli.stream.held_exec import Cut
 from weft.cli.wait.again import read_again
 from weft.objects.errors import IllegalTransition, Unavailable, WeftError
 

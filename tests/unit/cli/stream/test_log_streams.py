@@ -13,7 +13,7 @@ import pytest
 from weft.cli.command.target import Target
 from weft.cli.session import Session
 from weft.cli.stream import logs
-from weft.cli.stream.client import Cut
+from weft.cli.stream.held_exec import Cut
 from weft.cli.stream.logs import ask_log, show_log, show_logs
 from weft.cli.stream.watch import watch_documents
 from weft.cli.wait import again
