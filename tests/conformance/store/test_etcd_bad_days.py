@@ -15,6 +15,7 @@ from typing import TypeVar
 import pytest
 from etcd_server import PROGRAM, EtcdServer, free_ports
 from hand_clock import HandClock
+from tests.long import mark_long
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import AtRevision, Batch, Compacted, LeaseHeld, PreconditionFailed, Put, Store, StoreFull
@@ -151,7 +152,7 @@ async def count_up(store: Store, count: int) -> None:
         await asyncio.sleep(0.005)
 
 
-@pytest.mark.parametrize("hangs", [False, True], ids=["dies", "hangs"])
+@pytest.mark.parametrize("hangs", mark_long([True, False], False), ids=["hangs", "dies"])
 async def test_when_the_leader_of_three_is_gone_for_a_while_each_commit_is_done_once(
     tmp_path: Path, hangs: bool
 ) -> None:

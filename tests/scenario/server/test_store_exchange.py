@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.long import mark_long
 from tests.scenario.server.servers_lab import Fabric, Server, read_servers, tried
 from tests.scenario.server.test_api_process import ApiProcess
 from tests.scenario.server.test_server_log import until
@@ -225,12 +226,11 @@ def test_an_etcd_of_the_servers_own_runs_while_it_is_needed(tmp_path: Path) -> N
         server.kill()
 
 
-def each(*steps: str, rest: tuple[str, ...]) -> pytest.MarkDecorator:
-    """With each step; those of ``rest`` leave the same as one of the others."""
-    return pytest.mark.parametrize("step", [*steps, *(pytest.param(one, marks=pytest.mark.long) for one in rest)])
+# Those that run in the soak leave the same as one of the others.
+COPYING = ["begin:after", "catch_up:after", "hold_commits:after", "finish:before", "finish:after", "switch:after"]
 
 
-@each("catch_up:after", "finish:after", "switch:after", rest=("begin:after", "hold_commits:after", "finish:before"))
+@pytest.mark.parametrize("step", mark_long(COPYING, "begin:after", "hold_commits:after", "finish:before"))
 def test_a_copying_process_that_is_killed_leaves_one_store_in_force(
     api: ApiProcess, etcd: EtcdServer, step: str
 ) -> None:
@@ -249,7 +249,10 @@ def test_a_copying_process_that_is_killed_leaves_one_store_in_force(
     assert names_of(client) == sorted(made)
 
 
-@each("hold_commits:after", "switch:before", rest=("begin:after", "finish:after"))
+@pytest.mark.parametrize(
+    "step",
+    mark_long(["begin:after", "hold_commits:after", "finish:after", "switch:before"], "begin:after", "finish:after"),
+)
 def test_an_api_server_that_is_killed_meanwhile_loses_nothing(api: ApiProcess, etcd: EtcdServer, step: str) -> None:
     process = api.start()
     client, url = api.connect(), etcd.url
