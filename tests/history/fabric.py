@@ -39,7 +39,7 @@ class Servers:
             store = f"etcd://{','.join(f'127.0.0.1:{way.port}' for way in ways)}"
             self._proxies.append(ways)
             options = ("--server", f"s{number}", "--store", store)
-            self.servers.append(ApiProcess(folder / f"s{number}", *options, before=before))
+            self.servers.append(stack.enter_context(ApiProcess(folder / f"s{number}", *options, before=before)))
         self.context = Context(server="")
 
     def start(self) -> None:
@@ -48,7 +48,6 @@ class Servers:
             member.members = everyone
             member.start()
             self._stack.callback(member.end)
-        self._stack.callback(self._end)
         first, *others = self.servers
         first.start()
         first.connect().close()
@@ -93,12 +92,6 @@ class Servers:
                 way.mend()
 
         return mend
-
-    def _end(self) -> None:
-        for server in self.servers:
-            for process in server.processes:
-                process.kill()
-                process.wait()
 
 
 class Outages(threading.Thread):

@@ -284,12 +284,8 @@ def test_a_handshake_has_its_time(lab: ApiLab) -> None:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[ApiProcess]:
-    api = ApiProcess(tmp_path / "state")
-    yield api
-    for process in api.processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with ApiProcess(tmp_path / "state") as api:
+        yield api
 
 
 @contextlib.contextmanager

@@ -316,12 +316,8 @@ def test_the_commands_list_export_and_verify(lab: ApiLab, tmp_path: Path) -> Non
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[ApiProcess]:
-    api = ApiProcess(tmp_path / "state", "--audit-syslog", str(tmp_path / "syslog"))
-    yield api
-    for process in api.processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with ApiProcess(tmp_path / "state", "--audit-syslog", str(tmp_path / "syslog")) as api:
+        yield api
 
 
 def test_whatever_was_acknowledged_before_a_kill_is_in_the_log_and_the_log_is_whole(api: ApiProcess) -> None:

@@ -1,4 +1,4 @@
-"""The store that servers of a test share."""
+"""The API server of a test, as a process, and the store that servers of one share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.scenario.server.test_api_process import ApiProcess
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ApiProcess]:
+    """Not started yet; it has a store of its own."""
+    with ApiProcess(tmp_path / "state") as api:
+        yield api
 
 
 @pytest.fixture

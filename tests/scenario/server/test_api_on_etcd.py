@@ -14,12 +14,8 @@ from tests.scenario.server.test_api_process import ApiProcess
 
 @pytest.fixture
 def api(tmp_path: Path, etcd: EtcdServer) -> Iterator[ApiProcess]:
-    api = ApiProcess(tmp_path / "state", "--store", etcd.url)
-    yield api
-    for process in api.processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with ApiProcess(tmp_path / "state", "--store", etcd.url) as api:
+        yield api
 
 
 def test_api_servers_live_through_a_kill_of_etcd_and_their_own(api: ApiProcess, etcd: EtcdServer) -> None:

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +53,14 @@ class ApiProcess:
         self.processes.append(process)
         return process
 
+    def __enter__(self) -> ApiProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
     def connect(self) -> Client:
         """A client of the started api, once they answer."""
         context = self.state / "context.json"
@@ -70,16 +77,6 @@ def told_by(process: subprocess.Popen[str]) -> str:
     process.wait(20)
     assert process.stderr is not None
     return process.stderr.read()
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ApiProcess]:
-    api = ApiProcess(tmp_path / "state")
-    yield api
-    for process in api.processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def test_what_was_acknowledged_survives_a_kill_and_the_token_and_watch_go_on(api: ApiProcess) -> None:

@@ -7,7 +7,6 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -37,16 +36,6 @@ def ok(*words: str | Path) -> str:
     done = server(*words)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ApiProcess]:
-    api = ApiProcess(tmp_path / "state")
-    yield api
-    for process in api.processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def end(api: ApiProcess) -> None:

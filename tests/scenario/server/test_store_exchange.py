@@ -92,16 +92,6 @@ def refused(state: Path, *words: str) -> str:
     return done.stderr
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ApiProcess]:
-    api = ApiProcess(tmp_path / "state")
-    yield api
-    for process in api.processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
 @contextmanager
 def writing(client: Client, writers: int = 4) -> Iterator[list[str]]:
     """The names of volumes that were acknowledged; writers go on until the end of ``with``."""
@@ -313,8 +303,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
     assert "needs" in (said := refused(api.state, "etcds://127.0.0.1:1")) and "ca.crt" in said
     assert read_exchange(api.state) is None
 
-    other = ApiProcess(tmp_path / "other", "--store", url)  # another fabric's
-    try:
+    with ApiProcess(tmp_path / "other", "--store", url) as other:  # another fabric's
         running = other.start()
         theirs = other.connect()
         theirs.create(volume("theirs"))
@@ -325,11 +314,6 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
         running.wait()
         assert "objects already" in refused(api.state, url)
         ok(api.state, url, "--overwrite")
-    finally:
-        for one in other.processes:
-            if one.poll() is None:
-                one.kill()
-            one.communicate()
     process.kill()
     process.wait()
     assert "no server runs" in refused(api.state, "--back")
