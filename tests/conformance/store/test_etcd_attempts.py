@@ -49,6 +49,10 @@ async def test_an_attempt_whose_end_etcd_saw_first_is_made_again() -> None:
     assert await read(Words(late, (grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader"), late)) == 7
 
 
+async def test_an_attempt_at_a_member_that_ends_is_made_again_at_another() -> None:
+    assert await read(Words((grpc.StatusCode.UNKNOWN, "raft: stopped"))) == 7  # one that was removed from the store
+
+
 async def test_what_etcd_refuses_for_another_reason_is_not_asked_again() -> None:
     words = Words((grpc.StatusCode.UNKNOWN, "something else"))
     with pytest.raises(StoreUnavailable, match="something else"):

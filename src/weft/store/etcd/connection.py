@@ -44,6 +44,7 @@ _ELECTION_SECONDS = 5.0  # at most, on a machine that isn't hopelessly overloade
 _MAJORITY = "more than half of its members must run: start the servers that are away"
 _SEEK_AGAIN_SECONDS = 2.0  # after a leader that was not found, or failed
 _TIMED_OUT = "context deadline exceeded"  # etcd's words, with the code "unknown", if it sees an end before we do
+_STOPPED = "raft: stopped"  # with the same code, of a member that ends, as one does that was removed
 _REFUSED = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
 _WITH_LEADER = (("hasleader", "true"),)  # a member cut off from the others ends its watches instead of going silent
 
@@ -215,7 +216,7 @@ class EtcdConnection:
                     raise EtcdRefused(problem.details() or "") from None
                 code, details = problem.code(), problem.details() or ""
                 timed_out = code is grpc.StatusCode.DEADLINE_EXCEEDED or _TIMED_OUT in details
-                may_repeat = timed_out or code is grpc.StatusCode.UNAVAILABLE
+                may_repeat = timed_out or code is grpc.StatusCode.UNAVAILABLE or _STOPPED in details
                 if may_repeat and leader is not None and leader is self._leader:
                     self._forget_leader()
                 self._note_leaderless(problem)
