@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import grpc
+import msgspec
 
 from tests.simulation.fate import Fate
 from tests.simulation.ledger import Notes, OwnedWatches
@@ -75,6 +76,7 @@ class Cluster:
         self._log: list[tuple[int, list[Any]]] = []
         self._watches: dict[Watch, None] = {}
         self._leaders: dict[int, str] = {}  # fence of the leader lease → the process that got it
+        self.processes: dict[str, str] = {}  # by the holders of leases: grants of several processes share a transaction
 
     @property
     def leader(self) -> str:
@@ -135,21 +137,36 @@ class Cluster:
         return past[place - 1][1] if place else None
 
     def _transact(self, request: Any, signature: tuple[str, str]) -> Any:
-        if self.full and any(op.HasField("put") for op in (*request.success, *request.failure)):
+        if self.full and _may_put(request):
             raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
-        succeeded = all(self._holds(each) for each in request.compare)
-        responses = []
+        held = iter(self._judge(request))
         with self._revision(signature) as events:
-            for op in request.success if succeeded else request.failure:
-                if op.HasField("put"):
-                    self._put(op.put, events)
-                    responses.append(ResponseOp(put=PutResponse()))
-                elif op.HasField("delete_range"):
-                    deleted = DeleteRangeResponse(deleted=self._delete(op.delete_range, events))
-                    responses.append(ResponseOp(delete_range=deleted))
-                else:
-                    responses.append(ResponseOp(range=self._range(op.range, self.revision)))
-        return TxnResponse(header=self._header(), succeeded=succeeded, responses=responses)
+            response = self._do(request, held, events)
+        response.header.CopyFrom(self._header())
+        return response
+
+    def _judge(self, request: Any) -> list[bool]:
+        """Whether the conditions of the transaction hold, and of those in the branch of it that is done, in order: as etcd, before
+        any of it is done."""
+        holds = all(self._holds(each) for each in request.compare)
+        within = [op.txn for op in (request.success if holds else request.failure) if op.HasField("txn")]
+        return [holds, *(one for txn in within for one in self._judge(txn))]
+
+    def _do(self, request: Any, held: Iterator[bool], events: list[Any]) -> Any:
+        succeeded, responses = next(held), []
+        for op in request.success if succeeded else request.failure:
+            if op.HasField("put"):
+                assert all(event.kv.key != op.put.key for event in events), "etcd refuses to write a key twice"
+                self._put(op.put, events)
+                responses.append(ResponseOp(put=PutResponse()))
+            elif op.HasField("delete_range"):
+                deleted = DeleteRangeResponse(deleted=self._delete(op.delete_range, events))
+                responses.append(ResponseOp(delete_range=deleted))
+            elif op.HasField("txn"):
+                responses.append(ResponseOp(txn=self._do(op.txn, held, events)))
+            else:
+                responses.append(ResponseOp(range=self._range(op.range, self.revision)))
+        return TxnResponse(succeeded=succeeded, responses=responses)
 
     def _holds(self, compare: Any) -> bool:
         kv = self._now.get(compare.key)
@@ -191,7 +208,7 @@ class Cluster:
                 insort(self._keys, key)
             self._past[key].append((self.revision, None if event.type == wire.DELETED else event.kv))
             if key == LEADER and event.kv.create_revision == self.revision:
-                self._leaders[self.revision] = signature[1]
+                self._leaders[self.revision] = self.processes[msgspec.json.decode(event.kv.value)["holder"]]
         self._log.append((self.revision, events))
         self._note(events, *signature)
         for watch in list(self._watches):
@@ -220,6 +237,11 @@ class Cluster:
         self._compacted = revision
         del self._log[: bisect_left(self._log, revision, key=lambda each: each[0])]
         return CompactionResponse(header=self._header())
+
+
+def _may_put(request: Any) -> bool:
+    ops = (*request.success, *request.failure)
+    return any(op.HasField("put") or (op.HasField("txn") and _may_put(op.txn)) for op in ops)
 
 
 def _without_value(kv: Any) -> Any:
@@ -365,7 +387,7 @@ class EtcdLedger:
     """The store as one server's processes have it, over the cluster that all servers share."""
 
     def __init__(self, cluster: Cluster, server: str, clock: Clock) -> None:
-        self.notes = cluster.notes
+        self.notes, self.processes = cluster.notes, cluster.processes
         self._cluster, self._server, self._clock = cluster, server, clock
         self.end_process()
 
@@ -417,7 +439,7 @@ class _Signed:
         return await self._ledger.store.commit(writes, preconditions, idempotency_key=idempotency_key)
 
     async def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Any:
-        _signature.set(("", self._process))
+        self._ledger.processes[holder] = self._process
         return await self._ledger.store.grant(name, holder, ttl_seconds, digest)
 
 
