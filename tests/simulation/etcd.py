@@ -76,7 +76,9 @@ class Cluster:
         self._log: list[tuple[int, list[Any]]] = []
         self._watches: dict[Watch, None] = {}
         self._leaders: dict[int, str] = {}  # fence of the leader lease → the process that got it
-        self.processes: dict[str, str] = {}  # by the holders of leases: grants of several processes share a transaction
+        self.processes: dict[
+            str, str
+        ] = {}  # by the holders of the leader lease: grants of several processes share a transaction
 
     @property
     def leader(self) -> str:
@@ -439,7 +441,8 @@ class _Signed:
         return await self._ledger.store.commit(writes, preconditions, idempotency_key=idempotency_key)
 
     async def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Any:
-        self._ledger.processes[holder] = self._process
+        if name == LEADER_LEASE:
+            self._ledger.processes[holder] = self._process
         return await self._ledger.store.grant(name, holder, ttl_seconds, digest)
 
 
