@@ -216,6 +216,35 @@ def test_an_etcd_of_the_servers_own_runs_while_it_is_needed(tmp_path: Path) -> N
         server.kill()
 
 
+def test_a_member_that_a_killed_command_has_begun_is_ended_before_another_begins(tmp_path: Path) -> None:
+    state, place = tmp_path / "s1", Fabric(tmp_path).place(1)
+    state.mkdir()
+    server = Server(state, "--server", "s1")
+    words = ("members", "--member", place.client)
+    try:
+        client = server.connect(until(lambda: tried(lambda: read_context(state / "context.json"))))
+        until(lambda: tried(lambda: client.create(volume("a"))))
+        for step in ("begin:after", "hold_commits:after"):
+            killed = run_program(CUT_SHORT, state, step, "0", *words)
+            assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert "an older store is etcd/data.replaced" in ok(state, *words)
+        data = state / "etcd" / "data"
+        descriptors = Path(f"/proc/{server.find_process('etcd')}/fd")
+        assert data / "member" / "snap" / "db" in {path.resolve() for path in descriptors.iterdir()}
+        ok(state, "--confirm")
+        ok(state, "sqlite")
+        ok(state, "--back")  # to the member that still runs
+        data.rename(tmp_path / "data")
+        assert "is not the folder of the etcd" in refused(state, "--confirm")
+        (tmp_path / "data").rename(data)
+        ok(state, "--confirm")
+        server.kill()
+        server.start()
+        until(lambda: tried(lambda: names_of(client) == ["a"]))
+    finally:
+        server.kill()
+
+
 # Those that run in the soak leave the same as one of the others.
 COPYING = ["begin:after", "catch_up:after", "hold_commits:after", "finish:before", "finish:after", "switch:after"]
 

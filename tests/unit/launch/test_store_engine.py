@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from weft.launch.server.configuration import parse_options
 from weft.launch.server.main import main
 from weft.launch.store.engine import find_endpoints, make_store
 from weft.launch.store.etcd import QUOTA_BYTES, find_socket, plan_etcd
-from weft.objects.errors import InvalidInput, Unavailable
+from weft.launch.store.member import begin_member, read_member
+from weft.objects.errors import InUse, InvalidInput, Unavailable
+from weft.protocol.server.join import MemberPlace
 from weft.store.etcd import EtcdStore
 from weft.store.sqlite import SqliteStore
 
@@ -63,3 +66,16 @@ def test_an_etcd_of_the_servers_own_needs_a_path_that_a_socket_can_have(tmp_path
     assert find_socket(Path("/srv/weft")) == "/srv/weft/etcd/client:0"
     with pytest.raises(Unavailable, match="longer than 107 bytes"):
         find_socket(Path("/srv") / ("x" * 100))
+
+
+def test_the_folder_of_an_etcd_that_runs_is_never_put_aside(tmp_path: Path) -> None:
+    begin_member(tmp_path, "s1", MemberPlace("127.0.0.1"))
+    first, data = read_member(tmp_path), tmp_path / "etcd" / "data"
+    (data / "member" / "snap").mkdir(parents=True)
+    with (data / "member" / "snap" / "db").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as etcd does
+        with pytest.raises(InUse, match="still runs"):
+            begin_member(tmp_path, "s1", MemberPlace("127.0.0.2"))
+        assert data.exists() and read_member(tmp_path) == first
+    begin_member(tmp_path, "s1", MemberPlace("127.0.0.2"))
+    assert not data.exists() and (data.parent / "data.replaced").exists()

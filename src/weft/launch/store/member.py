@@ -7,6 +7,8 @@ of their own, which also says who may speak to it.
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -97,11 +99,29 @@ def check_place(place: MemberPlace) -> None:
 
 
 def begin_member(state: Path, name: str, place: MemberPlace) -> None:
-    """Write down the first member of a new store. What an earlier one of this server has kept lies beside it from now on."""
+    """Write down the first member of a new store. What an earlier one of this server has kept lies beside it from now on. Raises
+    InUse while an etcd has that: it would go on beside it, too."""
     data = state / FOLDER / DATA
+    if is_used(data):
+        raise InUse(f"an etcd still runs in {data}", hint="wait until it has ended, and try again")
     if data.exists():
         data.rename(name_replaced(data))
     write_member(state, Member(name, place, has_vote=True, is_first=True, token=secrets.token_hex(8)))
+
+
+def is_used(data: Path) -> bool:
+    """Whether an etcd has its folder ``data`` open."""
+    try:
+        descriptor = os.open(data / "member" / "snap" / "db", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def join_member(state: Path, name: str, place: MemberPlace, others: Mapping[str, MemberPlace]) -> None:

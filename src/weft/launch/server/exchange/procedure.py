@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import fcntl
 import hashlib
-import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from weft.contracts.clock import Clock
@@ -30,9 +27,9 @@ from weft.launch.store.engine import (
     running,
 )
 from weft.launch.store.etcd import find_etcd
-from weft.launch.store.exchange import Exchange, drop_exchange, read_exchange, write_exchange
+from weft.launch.store.exchange import Exchange, drop_exchange, write_exchange
 from weft.launch.store.listening import is_listening
-from weft.launch.store.member import DATA, FILE, FOLDER, begin_member, check_place
+from weft.launch.store.member import DATA, FILE, FOLDER, begin_member, check_place, is_used
 from weft.objects.errors import (
     AlreadyExists,
     IllegalTransition,
@@ -52,6 +49,7 @@ COMMAND = "weft server move-store"
 ENOUGH_OBJECTS = 500  # that differ: the rest is brought while writes wait
 MOST_READINGS = 8
 PATIENCE_SECONDS = 20.0  # with an etcd of the server's own that starts, or ends
+_LOOKED_SECONDS = 1.5  # then the server has seen that its own etcd isn't needed, and one that began meanwhile is seen
 _LOOK_SECONDS = 0.2
 
 
@@ -68,15 +66,17 @@ async def exchange_store(options: argparse.Namespace, clock: Clock) -> None:
     _check_urls(exchange)
     source = RemoteStore(state / "store.sock", clock)
     await source.open()
+    before = list_replaced(state)
     try:
         await _refuse_shared(source, state)
-        if exchange.target in OWN_ETCDS and exchange.source == SQLITE and read_exchange(state) is None:
-            await _wait(lambda: not _is_used(state / FOLDER / DATA), clock, "the server's own etcd has not ended yet")
-        if exchange.target == MEMBERS:
-            if not _is_used(state / FOLDER / DATA):  # by what an earlier attempt has started
+        if exchange.target in OWN_ETCDS and not options.back:  # which returns to the etcd that still runs
+            drop_exchange(state)  # of an attempt that was killed: the server ends what that has started
+            await clock.sleep(_LOOKED_SECONDS)
+            await _wait_for_end(state, clock)
+            if exchange.target == MEMBERS:
                 check_place(options.member)
-            begin_member(state, keep_identity(state, None).name, options.member)
-        target, before = make_refill(exchange.target, state, clock), list_replaced(state)
+                begin_member(state, keep_identity(state, None).name, options.member)
+        target = make_refill(exchange.target, state, clock)
         write_exchange(state, exchange)
         await _exchange(source, target, exchange, options, clock)
     finally:
@@ -94,10 +94,11 @@ async def ask_confirmed(state: Path, exchange: Exchange, clock: Clock) -> None:
     """Remove the store before. Raises WeftError, and may be done again then."""
     if exchange.source in OWN_ETCDS:
         drop_exchange(state)
-        await _wait(lambda: not _is_used(state / FOLDER / DATA), clock, "the server's own etcd has not ended yet")
+        await _wait_for_end(state, clock)
         shutil.rmtree(state / FOLDER / DATA, ignore_errors=True)
         (state / FOLDER / FILE).unlink(missing_ok=True)
     else:
+        _check_lasting(exchange, state)
         await _retire(state, exchange, clock, keep=False)
         drop_exchange(state)
     print(f"{exchange.source} was removed; objects are kept in {exchange.target}")
@@ -136,6 +137,7 @@ async def _exchange(
         await source.hold_commits(options.pause)
         last = await copy.catch_up()
         await copy.finish()
+        _check_lasting(exchange, options.state)
     except BaseException:
         await source.close()  # writes go on
         await _give_up(target, exchange, options.state, began=began)
@@ -250,21 +252,6 @@ def _name_fabric(state: Path) -> str:
     return hashlib.sha256((state / "ca.crt").read_bytes()).hexdigest()[:16]
 
 
-def _is_used(data: Path) -> bool:
-    """Whether an etcd has its folder ``data`` open."""
-    try:
-        descriptor = os.open(data / "member" / "snap" / "db", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-
-
 def _has_named_store(state: Path) -> bool:
     """Whether the supervisor's command line or environment names a store, which would be another one than that in force."""
     try:
@@ -278,9 +265,20 @@ def _has_named_store(state: Path) -> bool:
     )
 
 
-async def _wait(is_done: Callable[[], bool], clock: Clock, what: str) -> None:
+async def _wait_for_end(state: Path, clock: Clock) -> None:
+    """Wait until no etcd has a folder of data in the state folder, not even one that was put aside."""
     deadline = clock.elapsed() + PATIENCE_SECONDS
-    while not is_done():
+    while any(is_used(data) for data in (state / FOLDER).glob(f"{DATA}*")):
         if clock.elapsed() >= deadline:
-            raise Unavailable(what, hint="try again")
+            raise Unavailable("the server's own etcd has not ended yet", hint="try again")
         await clock.sleep(_LOOK_SECONDS)
+
+
+def _check_lasting(exchange: Exchange, state: Path) -> None:
+    """Raises Unavailable unless the server's own etcd would find the objects again after its restart."""
+    data = state / FOLDER / DATA
+    if exchange.target in OWN_ETCDS and not is_used(data):
+        raise Unavailable(
+            f"{data} is not the folder of the etcd that runs, or none runs: {exchange.source} is kept",
+            hint=f"see that the server runs, and try again; {COMMAND} --back returns to {exchange.source}",
+        )
