@@ -42,6 +42,10 @@ async def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InUse, match="exists already"):
         await make(tmp_path / "b")
     assert (tmp_path / "b").read_text() == "precious"
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(InUse, match="exists already"):
+        await make(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and not (tmp_path / "nowhere").exists()
     with pytest.raises(InvalidInput, match=f"there is no folder {tmp_path}/none"):
         await make(tmp_path / "none" / "b")
 
