@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import datetime
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -39,6 +40,7 @@ from weft.launch.server.backup_repository import ServerBackups, is_repository
 from weft.launch.server.lock import FILE as LOCK
 from weft.launch.server.lock import hold_server
 from weft.launch.server.membership.removal import FILE as REMOVED
+from weft.launch.server.unfinished import note_begun, note_finished, read_unfinished, refuse_unfinished
 from weft.launch.store.engine import (
     MEMBERS,
     OWN_ETCDS,
@@ -51,7 +53,7 @@ from weft.launch.store.engine import (
 )
 from weft.launch.store.etcd import find_etcd
 from weft.launch.store.listening import is_listening
-from weft.launch.store.member import begin_member, read_member
+from weft.launch.store.member import Member, begin_member, read_member
 from weft.objects.errors import InUse, InvalidInput, NotFound, WeftError
 from weft.objects.quantity import format_bytes, parse_period
 from weft.store.backup import Backup, read_backup, write_backup
@@ -166,6 +168,7 @@ def _bring_back(options: argparse.Namespace, clock: Clock) -> int:
 
 
 async def _backup(options: argparse.Namespace, clock: Clock) -> int:
+    refuse_unfinished(options.state)
     if not (options.state / FILES[0]).exists():
         raise NotFound(
             f"{options.state} is not a server's state folder", hint="give the folder that weft server has as --state"
@@ -224,10 +227,13 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
         find_etcd()  # before anything is changed
     state: Path = options.state
     with ExitStack() as held:
-        with _undone_if_refused(state):
+        with _undone_if_refused(state, begins_member=options.store == MEMBERS):
             held.enter_context(hold_server(state))
             before = list_replaced(state)
-            others = await _begin_members(state) if options.store == MEMBERS else []
+            member = await _find_alone(state) if options.store == MEMBERS else None
+            note_begun(state, "weft server restore", _name_again(options))
+            if member is not None:
+                begin_member(state, member.name, member.place)
             backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
             entries = hold_restored(backup.entries, clock.now())
             await refill_store(options.store, state, clock, entries, backup.header.revision)
@@ -240,6 +246,7 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
                     os.link(state / name, name_replaced(state / name))
                 write_durably(state / name, text.encode(), 0o644 if name.endswith(".crt") else 0o600)
         remember_store(state, options.store)
+        note_finished(state)
     print(f"{_describe(backup)} ← {options.shown}")
     if kept := sorted(list_replaced(state) - before):
         print(
@@ -249,10 +256,10 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
         "Start the server again: guests keep running. weft doctor lists those that are not in the backup.",
         file=sys.stderr,
     )
-    if others:
+    if member is not None and member.others:
         print(
-            f"The store has this server's member only. Let {' '.join(others)} join it again: remove the --state folder of each;"
-            " then weft server delete NAME, and weft token create --use server.",
+            f"The store has this server's member only. Let {' '.join(member.others)} join it again: remove the --state folder of"
+            " each; then weft server delete NAME, and weft token create --use server.",
             file=sys.stderr,
         )
     for link, names in list_unknown(backup.entries).items():
@@ -268,14 +275,17 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
 
 
 @contextmanager
-def _undone_if_refused(state: Path) -> Iterator[None]:
-    """Make the folder ``state``; if the work fails, remove the uploads that it has put there, and each folder that it has made."""
-    code = state / BLOBS / CODE_FOLDER
+def _undone_if_refused(state: Path, *, begins_member: bool) -> Iterator[None]:
+    """Make the folder ``state``; if the work fails, remove the uploads that it has put there, and each folder that it has made.
+    What is refused has changed no store, unless ``begins_member``: else the mark that it hasn't finished stays."""
+    code, was_marked = state / BLOBS / CODE_FOLDER, read_unfinished(state) is not None
     before, made = set(code.glob("*")), [folder for folder in (code, code.parent, state) if not folder.exists()]
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         yield
-    except BaseException:
+    except BaseException as problem:
+        if isinstance(problem, (WeftError, OSError)) and not was_marked and not begins_member:
+            note_finished(state)
         for path in set(code.glob("*")) - before:
             path.unlink()
         if state in made:
@@ -286,9 +296,9 @@ def _undone_if_refused(state: Path) -> Iterator[None]:
         raise
 
 
-async def _begin_members(state: Path) -> list[str]:
-    """Begin a store anew whose only member is this server's; the names of the servers that had the others. Raises InUse while one
-    of those runs: it would have the former objects."""
+async def _find_alone(state: Path) -> Member:
+    """This server's member of the store, which shall be its only one. Raises InUse while another server's runs: it would have the
+    former objects."""
     member = read_member(state)
     for name, place in member.others.items():
         with suppress(OSError, TimeoutError):
@@ -296,8 +306,17 @@ async def _begin_members(state: Path) -> list[str]:
                 _, writer = await asyncio.open_connection(place.host, place.port)
             writer.close()
             raise InUse(f"server {name} runs: its member of the store answers at {place.client}", hint="stop it first")
-    begin_member(state, member.name, member.place)
-    return list(member.others)
+    return member
+
+
+def _name_again(options: argparse.Namespace) -> str:
+    """The command that finishes this restore."""
+    file = options.shown if is_repository(str(options.shown)) else Path(options.shown).absolute()
+    words = ["weft", "server", "restore", str(file), "--state", str(options.state.absolute())]
+    words += ["--store", options.store] if options.store != recall_store(options.state) else []
+    words += ["--key-file", str(options.key_file.absolute())] if options.key_file else []
+    words += ["--name", options.name] if options.name else []
+    return f"run it again: {shlex.join(words)}"
 
 
 def list_replaced(state: Path) -> set[str]:

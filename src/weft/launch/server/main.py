@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from weft.cli.command.exit_codes import OK, USAGE, exit_code
+from weft.cli.command.exit_codes import INTERRUPTED, OK, USAGE, exit_code
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.launch.process.listener import check_listeners
@@ -25,6 +25,7 @@ from weft.launch.server.logs import keep_log
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.membership.removal import is_removed, refuse_removed
 from weft.launch.server.metrics import plan_database
+from weft.launch.server.unfinished import refuse_unfinished
 from weft.launch.store.engine import (
     MEMBERS,
     SQLITE,
@@ -119,7 +120,15 @@ def _plan_metrics(options: argparse.Namespace, evaluators: Sequence[Supervisor],
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the supervisor, or the one named process, until a signal ends it; the exit status."""
+    """Run a command on the state folder; or the supervisor, or the one named process, until a signal ends it. The exit status."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("backup", "restore"):
         done: int = importlib.import_module("weft.launch.server.backup").main(argv[0], argv[1:])
         return done
@@ -137,19 +146,21 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {problem.message}" + (f"\n  {problem.hint}" if problem.hint else ""), file=sys.stderr)
         return exit_code(problem) if argv[:1] in (["init"], ["join"]) else 2
     options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if options.process:
-        module, name = PROCESSES[options.process]
-        run: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), name)
-        return run(options)
     try:
+        if options.process:
+            refuse_unfinished(options.state)
+            module, name = PROCESSES[options.process]
+            run: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), name)
+            return run(options)
         read_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
     except WeftError as problem:  # here, not again and again in the process that needs it
         print(f"weft server: {problem.message}; {problem.hint}", file=sys.stderr)
-        return 2
+        return exit_code(problem)
     for line in options.unused:
         print(f"weft server: {line}", file=sys.stderr, flush=True)
     try:
         with hold_server(options.state):
+            refuse_unfinished(options.state)
             refuse_removed(options.state)
             check_store(options.state, options.store)
             asyncio.run(check_listeners(_list_listeners(options), SystemClock()))

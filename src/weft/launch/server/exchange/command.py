@@ -20,6 +20,7 @@ from weft.launch.process.amounts import Parser, duration
 from weft.launch.server.backup import find_state
 from weft.launch.server.exchange.procedure import COMMAND, ask_confirmed, exchange_store, return_as_it_was
 from weft.launch.server.membership.init import add_member
+from weft.launch.server.unfinished import refuse_unfinished
 from weft.launch.store.engine import MEMBERS, recall_store
 from weft.launch.store.exchange import find_done
 from weft.objects.errors import IllegalTransition, InUse, InvalidInput, WeftError
@@ -117,7 +118,9 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
 
 @contextmanager
 def _alone(state: Path) -> Iterator[None]:
-    """Raises InUse while the same command runs for this folder, and InvalidInput when it isn't a server's."""
+    """Raises InUse while the same command runs for this folder, and InvalidInput when it isn't a server's; IllegalTransition
+    where another command hasn't finished."""
+    refuse_unfinished(state)
     if not (state / "ca.crt").exists():
         raise InvalidInput(
             f"{state} is not a server's state folder",

@@ -10,13 +10,19 @@ from weft.launch.process.address import take_by
 from weft.launch.process.amounts import Parser
 from weft.launch.server.membership.folder import new_folder, refuse_foreign
 from weft.launch.server.membership.identity import FILE, FIRST, keep_identity
+from weft.launch.server.unfinished import FILE as UNFINISHED
+from weft.launch.server.unfinished import note_begun, note_finished, read_unfinished
 from weft.launch.store.engine import FILE as STORE_FILE
 from weft.launch.store.engine import MEMBERS, recall_store, remember_store
 from weft.launch.store.etcd import find_etcd
-from weft.launch.store.member import begin_member, check_place
+from weft.launch.store.member import FOLDER, begin_member, check_place
 from weft.objects.errors import AlreadyExists
 from weft.objects.identity import check_name
 from weft.protocol.server.join import MemberPlace, read_place
+
+COMMAND = "weft server init"
+# What it makes, and one that was ended half-way has left.
+_MADE = (UNFINISHED, FILE, FOLDER, "store.url")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -69,17 +75,21 @@ def begin(state: Path, name: str, place: MemberPlace) -> None:
     find_etcd()
     check_name(name, "server")
     with new_folder(state):
-        if any((state / file).exists() for file in (STORE_FILE, FILE, "ca.crt", "store.url")):
+        found = read_unfinished(state)
+        goes_on = found is not None and found.command == COMMAND
+        if not goes_on and any((state / file).exists() for file in (STORE_FILE, FILE, "ca.crt", "store.url")):
             raise AlreadyExists(
                 f"{state} is the folder of a server, which keeps its objects in {recall_store(state)}",
                 field="state",
                 hint="give another --state",
             )
-        refuse_foreign(state)
+        refuse_foreign(state, _MADE if goes_on else ())
         check_place(place)
+        note_begun(state, COMMAND, f"{COMMAND} again: --state {state} --server {name} --member {place.client}")
+        keep_identity(state, name)
         begin_member(state, name, place)
         remember_store(state, MEMBERS)
-        keep_identity(state, name)
+        note_finished(state)
 
 
 def name_start(state: Path) -> str:

@@ -23,6 +23,8 @@ from weft.launch.server.membership.folder import new_folder, refuse_foreign
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.membership.init import add_member, name_start
 from weft.launch.server.membership.keys import KEPT, write_keys
+from weft.launch.server.unfinished import FILE as UNFINISHED
+from weft.launch.server.unfinished import note_begun, note_finished
 from weft.launch.store.engine import FILE as STORE_FILE
 from weft.launch.store.etcd import find_etcd
 from weft.launch.store.member import check_place, read_member
@@ -90,13 +92,20 @@ def join(state: Path, url: str, token: str, ca_sha256: str, name: str, member: M
     ca = fetch_ca(url, ca_sha256)
     with new_folder(state):
         refuse_another(state, ca)
-        refuse_foreign(state, KEPT)
+        refuse_foreign(state, {*KEPT, UNFINISHED})
         identity = keep_identity(state, name)
         given = ServerJoinInput(identity.name, identity.uid, "" if member is None else member.client, weft.__version__)
+        note_begun(
+            state,
+            f"weft server join of {identity.name}",
+            f"remove {state}; at a server of the fabric: weft server delete {identity.name}, if weft server list shows it, then"
+            " weft token create --use server; and join again with that token",
+        )
         answer = _ask(Context(server=url, ca=ca, token=token, server_name=SERVER_NAME), given)
         sealed, use = msgspec.json.decode(answer.body, type=ServerJoinAnswer).sealed, name_use(given)
         keys = msgspec.json.decode(unseal(derive_key(shown.secret.encode(), use), sealed, use), type=ServerKeys)
         write_keys(state, keys, identity.name, member)
+        note_finished(state)
     return identity.name
 
 

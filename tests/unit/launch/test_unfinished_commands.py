@@ -1,0 +1,167 @@
+"""A command that prepares a server's state folder and is killed half-way: no server starts there until it was run again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weft.client.answer import ClientAnswer
+from weft.contracts.clock import SystemClock
+from weft.contracts.store import Put
+from weft.launch.server import backup
+from weft.launch.server.main import main
+from weft.launch.server.membership import init, join
+from weft.launch.server.unfinished import FILE, read_unfinished
+from weft.launch.store.engine import MEMBERS, make_store, recall_store, remember_store
+from weft.launch.store.member import DATA, FOLDER, begin_member
+from weft.protocol.server.join import read_place
+from weft.store.backup import write_backup
+from weft.store.sqlite import SqliteStore
+from weft.trust.tokens import make_token
+
+CONFLICT = 5
+RESTORE_STEPS = [
+    *(("sqlite", step) for step in ("refill_store", "write_durably", "remember_store", "note_finished")),
+    *((MEMBERS, step) for step in ("begin_member", "refill_store")),  # the later ones need etcd
+]
+INIT_STEPS = ("keep_identity", "begin_member", "remember_store", "note_finished")
+JOIN_STEPS = ("_ask", "write_keys", "note_finished")
+
+
+def killed(monkeypatch: pytest.MonkeyPatch, module: Any, step: str, words: list[str]) -> None:
+    """Run ``weft server`` in a process of its own, which is killed when it has come to the step."""
+    if (child := os.fork()) == 0:
+        monkeypatch.setattr(module, step, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        main(words)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def refused(state: Path, said: str, capsys: pytest.CaptureFixture[str]) -> bool:
+    """Whether a server, a backup and a move of the store are refused, and leave the folder as it is."""
+    before = sorted(state.rglob("*"))
+    for words in (
+        ("--listen=192.0.2.1:1", "--metrics=off"),  # an address that no machine has: a start would fail there
+        ("api", "--listen=192.0.2.1:1"),
+        ("backup", str(state.parent / "b2")),
+        ("move-store", "sqlite"),
+    ):
+        assert main([*words, f"--state={state}"]) == CONFLICT
+        assert said in capsys.readouterr().err
+    return {*before, state / "server.lock"} == {*state.rglob("*"), state / "server.lock"}
+
+
+async def make_backup(tmp_path: Path) -> Path:
+    store = SqliteStore(tmp_path / "source.db", SystemClock())
+    await store.open()
+    await store.commit([Put("/thing/a", b'{"name": "a"}')])
+    files = {"ca.crt": "cert", "ca.key": "key"}
+    await write_backup(tmp_path / "b", store, files, weft="1", taken_at=1.0)
+    await store.close()
+    return tmp_path / "b"
+
+
+async def read_keys(state: Path) -> list[str]:
+    store = make_store("sqlite", state, SystemClock())
+    await store.open()
+    found = await store.list("")
+    await store.close()
+    return [one.key for one in found.entries]
+
+
+@pytest.mark.parametrize(("url", "step"), RESTORE_STEPS)
+def test_a_restore_that_was_killed(
+    url: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, file = tmp_path / "state", asyncio.run(make_backup(tmp_path))
+    words = ["restore", str(file), "--state", str(state)]
+    if url == MEMBERS:
+        begin_member(state, "s1", read_place("127.0.0.1:1"))
+        (state / FOLDER / DATA).mkdir()
+        remember_store(state, MEMBERS)
+    monkeypatch.setattr(backup, "find_etcd", lambda: "etcd")
+    killed(monkeypatch, backup, step, words)
+    again = f"run it again: weft server restore {file} --state {state}\n"
+    assert refused(state, again, capsys)
+    if url == "sqlite":
+        assert main(words) == 0 and read_unfinished(state) is None
+        assert asyncio.run(read_keys(state)) == ["/thing/a"] and (state / "ca.key").read_text() == "key"
+
+
+def test_what_a_restore_says_again_has_the_store_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, file = tmp_path / "state", asyncio.run(make_backup(tmp_path))
+    words = ["restore", str(file), "--state", str(state), "--store", "etcd://x:1"]
+    killed(monkeypatch, backup, "refill_store", words)
+    assert refused(state, f"{file} --state {state} --store etcd://x:1\n", capsys)
+
+
+def test_a_restore_that_is_refused_leaves_no_mark_that_was_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, file = tmp_path / "state", asyncio.run(make_backup(tmp_path))
+    words = ["restore", str(file), "--state", str(state), "--store", "etcd:///nowhere"]
+    assert main(words) == 1 and not state.exists()
+    killed(monkeypatch, backup, "refill_store", words)
+    assert main(words) == 1 and (state / FILE).exists()
+
+
+@pytest.mark.parametrize("step", INIT_STEPS)
+def test_an_init_that_was_killed(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step_of in ("find_etcd", "check_place"):
+        monkeypatch.setattr(init, step_of, lambda *_: None)
+    state = tmp_path / "state"
+    words = ["init", "--state", str(state), "--member", "127.0.0.1:4379"]
+    killed(monkeypatch, init, step, words)
+    assert refused(state, f"weft server init again: --state {state} --server s1 --member 127.0.0.1:4379", capsys)
+    assert main(words) == 0 and read_unfinished(state) is None and recall_store(state) == MEMBERS
+    assert main(words) == CONFLICT
+
+
+@pytest.mark.parametrize("step", JOIN_STEPS)
+def test_a_join_that_was_killed(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(join, "fetch_ca", lambda *_: "ca")
+    if step != "_ask":
+        monkeypatch.setattr(join, "_ask", lambda *_: ClientAnswer(200, {}, b'{"sealed": ""}'))
+        monkeypatch.setattr(join, "unseal", lambda *_: b'{"store": "etcd://x:1", "files": {"ca.key": "a2V5"}}')
+    state = tmp_path / "state"
+    token = make_token("t")[0]
+    killed(
+        monkeypatch,
+        join,
+        step,
+        [
+            "join",
+            "https://127.0.0.1:1",
+            f"--token={token}",
+            f"--ca-sha256={'0' * 64}",
+            f"--state={state}",
+            "--server=m61",
+        ],
+    )
+    assert refused(state, f"remove {state}; at a server of the fabric: weft server delete m61", capsys)
+    assert token not in (state / FILE).read_text()
+
+
+@pytest.mark.parametrize("verb", ["backup", "restore", "init", "join"])
+def test_a_command_that_is_interrupted_says_one_line(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    module, name = (backup, "_parse") if verb in ("backup", "restore") else (init, "parse_init")
+    module, name = (join, "parse_join") if verb == "join" else (module, name)
+    monkeypatch.setattr(module, name, interrupt)
+    assert main([verb]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
