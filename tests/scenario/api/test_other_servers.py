@@ -9,12 +9,16 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.scenario.api_lab import take_port
+from tests.scenario.people.test_people import wait_until
 from tests.scenario.two_servers_lab import TwoServers
 
 from weft.client import Client
 from weft.client.context import Context
+from weft.contracts.store import Delete
+from weft.kinds.server import SERVER
 from weft.objects.errors import Forbidden, WeftError
-from weft.objects.identity import SERVER_NAME
+from weft.objects.identity import SERVER_NAME, object_key
+from weft.protocol.server.presence import LEASE_PREFIX, Presence, encode_presence, name_holder
 
 CONTENT = b"an image" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -53,6 +57,27 @@ def test_a_server_gets_files_of_another_and_may_do_nothing_else_there(lab: TwoSe
             attempt()
     refused = msgspec.json.decode(lab.first.client.http.request("GET", "/v1/audit?outcome=refused").body)["items"]
     assert {(one["actor"]["kind"], one["actor"]["name"]) for one in refused} == {("server", "server:s2")}
+
+
+def test_a_server_that_was_removed_is_not_answered(lab: TwoServers) -> None:
+    (lab.first.settings.blobs / SHA256).write_bytes(CONTENT)
+    server, place, key = as_server(lab), f"/v1/blobs/{SHA256}", object_key(SERVER.name, None, "s2")
+
+    def present(uid: str, is_known: bool) -> None:
+        presence = encode_presence(Presence(uid=uid, is_known=is_known))
+        assert lab.first.run(lab.store.grant(LEASE_PREFIX + "s2", name_holder("s2", "uid-s2"), 60.0, presence))
+
+    assert server.http.request("GET", place).status == 200
+    present("uid-of-another", is_known=True)  # which has its name now
+    assert server.http.request("GET", place).status == 403
+    present("uid-s2", is_known=True)
+    assert server.http.request("GET", place).status == 200
+    lab.first.run(lab.store.commit([Delete(key)]))
+    wait_until(lambda: not lab.first.api.servers.list_others("s1"))
+    refused = server.http.request("GET", place)
+    assert (refused.status, refused.json()["reason"]) == (403, "serverRemoved")
+    present("uid-s2", is_known=False)  # it has joined, and its object is made soon
+    assert server.http.request("GET", place).status == 200
 
 
 def test_a_server_that_is_away_is_named_and_one_that_hangs_is_left_alone_for_a_while(lab: TwoServers) -> None:

@@ -19,7 +19,7 @@ from weft.cli.logs.reader import Reader
 from weft.client.context import Context
 from weft.client.server import others as other_servers
 from weft.contracts.clock import SystemClock
-from weft.contracts.store import Put
+from weft.contracts.store import Delete, Put
 from weft.gateway.event_copies.other_gateways import OtherGateways
 from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.function.record import all_gateways
@@ -27,14 +27,15 @@ from weft.gateway.function.record.all_gateways import LINES, METRICS, LinesQuery
 from weft.gateway.lambda_api.http import LambdaRequest
 from weft.kinds.server import SERVER, ServerSpec
 from weft.objects.envelope import encode_envelope
-from weft.objects.errors import WeftError
-from weft.objects.identity import SERVER_NAME, ServerIdentity, new_uid
+from weft.objects.errors import Forbidden, WeftError
+from weft.objects.identity import SERVER_NAME, ServerIdentity, new_uid, object_key
 from weft.protocol.invocations import Printed
 from weft.protocol.server.presence import LEASE_PREFIX, Presence, encode_presence
 from weft.serving.answer import Answer
 from weft.serving.server import make_server_tls
 from weft.store.memory import MemoryStore
 from weft.trust.ca import Authority
+from weft.trust.tickets import sign_gateway_ticket
 
 
 class Fabric:
@@ -187,3 +188,15 @@ async def test_only_gateways_ask_and_only_for_functions(fabric: Fabric) -> None:
     request = LambdaRequest("POST", METRICS, "", {}, msgspec.msgpack.encode(fabric.function.uid), "127.0.0.1")
     with pytest.raises(WeftError, match="ticket"):
         await second.parts.gateways.answer(request)
+
+
+async def test_a_gateway_of_a_server_that_was_removed_is_not_answered(fabric: Fabric) -> None:
+    own, other = (lab.others for lab in fabric.labs)
+    assert own is not None and other is not None
+    shown = sign_gateway_ticket(KEY, other.name, own.name, fabric.clock.now())
+    assert await own.identify(shown) == other.name  # it wasn't known here: the store was asked
+    await fabric.store.commit([Delete(object_key(SERVER.name, None, "s2"))])
+    await fabric.store.release(LEASE_PREFIX + "s2", "s2")
+    await own.refresh()
+    with pytest.raises(Forbidden, match="was removed"):
+        await own.identify(shown)

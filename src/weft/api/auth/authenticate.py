@@ -78,6 +78,8 @@ async def _by_certificate(context: ApiContext, peer: Peer) -> Actor:
     actor = check_certificate(peer, context.clock.now())
     if actor.kind == "node":
         await let_in(context, actor, peer)
+    if peer.server is not None:
+        await context.servers.require(peer.server)
     return actor
 
 

@@ -132,9 +132,19 @@ class OtherGateways:
             why = f": {problem}" if isinstance(problem, WeftError) else " that can be read"
             raise Unavailable(f"the gateway of server {server} gives no answer{why}", reason="serverAway") from None
 
-    def identify(self, ticket: str) -> str:
-        """The gateway that asks this one, with a ticket. Raises NotAuthenticated, Forbidden."""
-        return check_gateway_ticket(self._key, ticket, self.name, self._clock.now())
+    async def identify(self, ticket: str) -> str:
+        """The gateway that asks this one, with a ticket. Raises NotAuthenticated, Forbidden, also for one of a server that was
+        removed, and StoreUnavailable."""
+        asker = check_gateway_ticket(self._key, ticket, self.name, self._clock.now())
+        if self.is_gone(asker):
+            await self.refresh()  # it may be new
+            if self.is_gone(asker):
+                raise Forbidden(
+                    f"gateway {asker} is of a server that was removed from its fabric",
+                    reason="serverRemoved",
+                    hint="to let it join again: weft server join with a new token",
+                )
+        return asker
 
     def close(self) -> None:
         self._asked.close()

@@ -37,7 +37,7 @@ class OtherGatewayApi:
 
     async def answer(self, request: LambdaRequest) -> Answer:
         """Raises WeftError."""
-        asker = self._others.identify(request.header(TICKET))
+        asker = await self._others.identify(request.header(TICKET))
         if request.method != "POST":
             raise InvalidInput(f"{request.method} is not allowed at this path", reason="methodNotAllowed", hint="POST")
         return Answer(200, msgspec.msgpack.encode(await self._answer(request, asker)), ())
