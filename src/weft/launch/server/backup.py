@@ -39,7 +39,7 @@ from weft.launch.server.backup_events import EVENTS, gather_events
 from weft.launch.server.backup_repository import ServerBackups, is_repository
 from weft.launch.server.lock import FILE as LOCK
 from weft.launch.server.lock import hold_server
-from weft.launch.server.membership.removal import FILE as REMOVED
+from weft.launch.server.membership.removal import refuse_removed
 from weft.launch.server.unfinished import note_begun, note_finished, read_unfinished, refuse_unfinished
 from weft.launch.store.engine import (
     MEMBERS,
@@ -71,6 +71,7 @@ def main(verb: str, argv: Sequence[str]) -> int:
     options = _parse(verb, argv)
     try:
         options.state = options.state or find_state(Path.cwd())
+        refuse_removed(options.state)
         _refuse_flags(options)
         options.store = recall_store(options.state) if options.store is None else options.store
         return (_back_up if verb == "backup" else _bring_back)(options, SystemClock())
@@ -237,7 +238,6 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
             backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
             entries = hold_restored(backup.entries, clock.now())
             await refill_store(options.store, state, clock, entries, backup.header.revision)
-        (state / REMOVED).unlink(missing_ok=True)
         if backup.row_count:
             put_rows(state / EVENTS, backup.rows())
         for name, text in backup.files.items():

@@ -20,6 +20,7 @@ from weft.launch.process.amounts import Parser, duration
 from weft.launch.server.backup import find_state
 from weft.launch.server.exchange.procedure import COMMAND, ask_confirmed, exchange_store, return_as_it_was
 from weft.launch.server.membership.init import add_member
+from weft.launch.server.membership.removal import refuse_removed
 from weft.launch.server.unfinished import refuse_unfinished
 from weft.launch.store.engine import MEMBERS, recall_store
 from weft.launch.store.exchange import find_done
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
     clock = SystemClock()
     try:
         options.state = (options.state or find_state(Path.cwd())).absolute()
+        refuse_removed(options.state)
         with _alone(options.state):
             asyncio.run(_run(options, clock))
     except WeftError as problem:

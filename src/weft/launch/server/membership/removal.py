@@ -26,7 +26,8 @@ def is_removed(state: Path) -> bool:
 def refuse_removed(state: Path) -> None:
     """Raises Removed if the server in ``state`` was."""
     if is_removed(state):
+        mine = " (context.json in it may be yours: copy it first)" if (state / "context.json").exists() else ""
         raise Removed(
             f"server {keep_identity(state, None).name} was removed from its fabric, and has stopped",
-            hint=f"to let it join again: remove {state.absolute()}, then weft server join with a new token",
+            hint=f"to let it join again: remove {state.absolute()}{mine}, then weft server join with a new token",
         )
