@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from tests.conformance.store.etcd_server import free_ports
 
 from weft.contracts.clock import SystemClock
 from weft.launch.process import listener
@@ -34,9 +35,13 @@ def test_others_are_given_an_address_that_they_reach(listeners: list[str], own: 
 @pytest.mark.parametrize(
     ("words", "said", "remedy"),
     [
-        (["--listen", "192.0.2.7:0"], "--listen 192.0.2.7:0 can't be listened at: Cannot assign", "of this machine: "),
-        (["--functions", "192.0.2.7:0"], "--functions 192.0.2.7:0 can't be listened at", "of this machine: "),
-        (["--gateway", "none.invalid:0"], "--gateway none.invalid:0 can't be listened at", "of this machine: "),
+        (
+            ["--listen", "192.0.2.7:9443"],
+            "--listen 192.0.2.7:9443 can't be listened at: Cannot assign",
+            "of this machine: ",
+        ),
+        (["--functions", "192.0.2.7:9443"], "--functions 192.0.2.7:9443 can't be listened at", "of this machine: "),
+        (["--gateway", "none.invalid:9443"], "--gateway none.invalid:9443 can't be listened at", "of this machine: "),
         (
             ["--gateway", "127.0.0.1:{taken}"],
             "127.0.0.1:{taken} can't be listened at: another process",
@@ -54,7 +59,8 @@ def test_a_server_is_not_started_where_it_could_not_listen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(listener, "PATIENCE_SECONDS", 0.3)
-    free = [word for name in ("listen", "gateway", "functions") for word in (f"--{name}", "127.0.0.1:0")]
+    flags = ("--listen", "--gateway", "--functions")
+    free = [word for flag, port in zip(flags, free_ports(3), strict=True) for word in (flag, f"127.0.0.1:{port}")]
     with socket.create_server(("127.0.0.1", 0)) as holder:
         taken = holder.getsockname()[1]
         words = [word.format(taken=taken) for word in words]
@@ -63,6 +69,14 @@ def test_a_server_is_not_started_where_it_could_not_listen(
         assert said.format(taken=taken) in told and remedy.format(taken=taken) in told
     assert code == (5 if "another process" in said else 2)
     assert [path.name for path in tmp_path.iterdir()] == ["server.lock"]
+
+
+@pytest.mark.parametrize("flag", ["--listen", "--gateway", "--functions"])
+def test_a_server_is_not_started_at_no_port(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--state", str(tmp_path / "server"), flag, "127.0.0.1:0"])
+    assert ended.value.code == 2 and "has port 0" in capsys.readouterr().err
+    assert not (tmp_path / "server").exists()
 
 
 async def test_one_port_of_both_families_is_no_conflict() -> None:

@@ -54,11 +54,15 @@ def _is_loopback(host: str) -> bool:
 
 
 def take_address(text: str) -> str:
-    """ADDRESS:PORT from a command line; port 0 is any that is free. Raises ArgumentTypeError for anything else."""
+    """ADDRESS:PORT from a command line. Raises ArgumentTypeError for anything else."""
     host, _, port = text.rpartition(":")
     if not _HOST.fullmatch(host) or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
         raise argparse.ArgumentTypeError(
             f"{text[:60]!r} is not an address and a port of at most 65535; write it like 127.0.0.1:8443"
+        )
+    if not int(port):
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} has port 0, at which nobody reaches it; write it like 127.0.0.1:8443"
         )
     return text
 
