@@ -23,7 +23,7 @@ from weft.cli.verbs.version import ask_health, ask_time
 from weft.client.context import FILE, FOLDER, is_in_clone
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
-from weft.objects.errors import WeftError
+from weft.objects.errors import StoreUnavailable, WeftError
 from weft.objects.quantity import format_age, format_bytes
 from weft.protocol.server.join import warn_of_even
 
@@ -115,8 +115,8 @@ def _check_server(session: Session) -> Iterator[Finding]:
         return
     yield _check_privacy(session) or Finding("context", "ok", f"{context.server}, project {session.client.project}")
     health, trouble = ask_health(session)
-    if trouble:
-        yield Finding("server", "broken", trouble, _restart("weft server"))
+    if trouble is not None:
+        yield judge_trouble(trouble)
         return
     yield Finding("server", "ok", f"answers, version {health.get('version', '')}")
     if isinstance(took := health.get("store_ms"), (int, float)):  # an older server doesn't report it
@@ -137,6 +137,12 @@ def _check_server(session: Session) -> Iterator[Finding]:
         yield _check_node(node)
     has = {str(dig(node, "uid")): dig(node, "report.volumes") for node in nodes}  # which only the fabric's readers see
     yield from _check_volumes(session, {uid: volumes for uid, volumes in has.items() if volumes is not None})
+
+
+def judge_trouble(trouble: WeftError) -> Finding:
+    """A server that gives no answer, or one that runs, and says what its store lacks."""
+    remedy = trouble.hint if trouble.token == StoreUnavailable.reason else None
+    return Finding("server", "broken", trouble.message, remedy or _restart("weft server"))
 
 
 def judge_servers(servers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

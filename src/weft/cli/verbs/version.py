@@ -30,23 +30,23 @@ def _run(session: Session, kind: Kind | None) -> None:
         print_data(session, {"client": weft.__version__, "server": server, "capabilities": able})
         return
     print(f"weft {weft.__version__}")
-    print(f"server {server or 'unknown: ' + trouble}" + (f", {len(able)} capabilities (-o json)" if able else ""))
+    print(f"server {server or f'unknown: {trouble}'}" + (f", {len(able)} capabilities (-o json)" if able else ""))
 
 
 def ask_server(session: Session) -> tuple[str | None, str]:
     """The server's version, or None and why it isn't known."""
     health, trouble = ask_health(session)
-    return (None, trouble) if trouble else (str(health.get("version", "")), "")
+    return (None, trouble.message) if trouble is not None else (str(health.get("version", "")), "")
 
 
-def ask_health(session: Session) -> tuple[dict[str, Any], str]:
+def ask_health(session: Session) -> tuple[dict[str, Any], WeftError | None]:
     """The server's health, or nothing and why it isn't known."""
     try:
         answer = session.make_client(timeout_seconds=_TIMEOUT_SECONDS).http.request("GET", "/v1/healthz")
         raise_problem(answer)
-        return dict(answer.json()), ""
+        return dict(answer.json()), None
     except WeftError as problem:
-        return {}, problem.message
+        return {}, problem
 
 
 def ask_time(session: Session) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from weft.cli.verbs.doctor import Finding, judge_servers, judge_volume
+from weft.cli.verbs.doctor import Finding, judge_servers, judge_trouble, judge_volume
+from weft.objects.errors import StoreUnavailable, Unavailable
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,12 @@ def test_doctor_says_which_data_is_used_and_which_is_not(home: str | None, copie
     found = judge_volume(volume, {"u-n1": ["v"], "u-n2": ["v"], "u-n3": ["v"], "u-n4": []})
     assert found is not None and found.fact == fact
     assert judge_volume({**volume, "status": {"node": node, "node_uid": home}}, {}) is None
+
+
+def test_a_server_whose_store_has_no_majority_is_not_called_dead() -> None:
+    silent = judge_trouble(Unavailable("no server answers at https://s1"))
+    assert silent.remedy in ("make up restarts what has died", "is weft server running there?")
+    assert judge_trouble(StoreUnavailable("etcd has no leader", hint="start the others")).remedy == "start the others"
 
 
 def server(name: str, member: str = "", **status: object) -> dict[str, object]:
