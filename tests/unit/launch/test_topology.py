@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+from contextlib import suppress
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from weft.launch.local.__main__ import main
 from weft.launch.local.topology import (
     Taken,
     Topology,
@@ -109,3 +113,30 @@ def conflicts_with(topology: Topology, taken: Taken) -> list[str]:
     """The names of what is in the way, out of the sentences about it."""
     sentences = find_conflicts(topology, taken)
     return [name for name in ("eth1", "/elsewhere") if any(name in sentence for sentence in sentences)]
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "said"),
+    [
+        ("inspect", {"STORE": "foo"}, "STORE=foo is not a store"),
+        ("up", {"STORE": "foo"}, "STORE=foo is not a store"),
+        ("up", {"SERVER_OPTIONS": "--bogus"}, "no such option: --bogus"),
+    ],
+)
+def test_a_word_that_nothing_takes_is_refused_beside_a_cluster_that_runs(
+    verb: str,
+    words: dict[str, str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = msgspec.structs.replace(plan_topology(str(tmp_path), Taken()), state="s")
+    (tmp_path / ".weft").mkdir()
+    (tmp_path / ".weft" / "cluster.json").write_bytes(msgspec.json.encode(kept))
+    for name, word in words.items():
+        monkeypatch.setenv(name, word)
+    with suppress(SystemExit):  # argparse's way
+        assert main([verb]) == 1
+    assert said in capsys.readouterr().err

@@ -17,12 +17,13 @@ from collections.abc import Coroutine
 from typing import Any
 
 from weft.contracts.clock import SystemClock
-from weft.launch.local.choice import find_topology, refuse_other
+from weft.launch.local.choice import check_store, find_topology, refuse_other
 from weft.launch.local.down import down
 from weft.launch.local.fabric import weft_fabric
 from weft.launch.local.second.cluster import read_count, up_second
 from weft.launch.local.topology import MOST_SERVERS
 from weft.launch.local.up import up
+from weft.launch.server.configuration import make_parser
 from weft.objects.errors import InvalidInput, WeftError
 
 
@@ -59,12 +60,14 @@ def count_servers(text: str) -> int | None:
 async def inspect(clone: str, *, servers: str, **more: Any) -> None:
     """Whether ``make up`` is asked for what can be, and for the clone's cluster, if there is one: before anything is installed."""
     count, topology = count_servers(servers), find_topology(clone)
+    check_store(more["store"], count)
     if topology is not None:
         refuse_other(topology, servers=count, **more)
 
 
 async def up_all(clone: str, clusters: str, options: list[str], more: dict[str, Any]) -> None:
     """The clone's cluster, and a second one if it is wanted or there."""
+    make_parser().parse_args(options)  # a cluster that runs would leave them unread
     count, clock = read_count(clusters, clone), SystemClock()
     more["servers"] = count_servers(more["servers"])
     first = await up(clone, weft_fabric(options), clock, sys.stdout, **more)

@@ -40,6 +40,18 @@ def is_of_this_state(clone: str) -> bool:
     return not marker.exists() or marker.read_text() == kept.state
 
 
+def check_store(store: str | None, servers: int | None) -> None:
+    """Raise InvalidInput for a ``store`` that no cluster has, or none of so many ``servers``."""
+    if servers is not None and servers > 1 and store is not None:
+        raise InvalidInput(
+            f"STORE={store} is for one server: of several, each keeps a member of the store",
+            field="store",
+            hint=f"make up SERVERS={servers}",
+        )
+    if store not in (None, SQLITE, ETCD):
+        raise InvalidInput(f"STORE={store} is not a store", field="store", hint=f"STORE={SQLITE} or STORE={ETCD}")
+
+
 def refuse_other(
     topology: Topology,
     store: str | None,
@@ -84,14 +96,7 @@ def choose_topology(
 
     Raises InUse when something took its names or ports, or it keeps its objects in another ``store``, or has a
     ``containerd``, or ``kata``, on other nodes, has no Ceph cluster and ``ceph`` is wanted, or another number of ``servers``."""
-    if servers is not None and servers > 1 and store is not None:
-        raise InvalidInput(
-            f"STORE={store} is for one server: of several, each keeps a member of the store",
-            field="store",
-            hint=f"make up SERVERS={servers}",
-        )
-    if store not in (None, SQLITE, ETCD):
-        raise InvalidInput(f"STORE={store} is not a store", field="store", hint=f"STORE={SQLITE} or STORE={ETCD}")
+    check_store(store, servers)
     topology = find_topology(clone)
     if topology is None:
         topology = plan_topology(
