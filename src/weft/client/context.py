@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from weft.client.small_file import read_small
 from weft.objects.errors import AlreadyExists, InvalidInput, NotFound
 
 FOLDER = ".weft"
@@ -245,7 +246,7 @@ def _from_environment(environ: Mapping[str, str]) -> Context:
     ca = environ.get("WEFT_CA", "")
     if ca and not ca.startswith("-----BEGIN"):
         try:
-            ca = Path(ca).read_text()
+            ca = read_small(Path(ca))
         except OSError as problem:
             raise InvalidInput(f"WEFT_CA: {ca} can't be read: {problem.strerror}", field="WEFT_CA") from problem
     return Context(

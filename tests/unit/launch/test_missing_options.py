@@ -64,3 +64,17 @@ def test_a_flag_that_can_not_be_is_refused_before_anything_is_made(
         main([*words, *state])
     assert ended.value.code == 2 and said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("main", [server, agent])
+def test_a_token_is_not_sought_in_a_file_that_has_no_end(
+    main: Callable[[Sequence[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2 << 20)
+    name, state = ["--server", "s2"] if main is server else ["--node", "n1"], str(tmp_path / "state")
+    for path in (str(tmp_path / "large"), "/dev/zero"):
+        words = ["--token-file", path, "--ca-sha256", "a" * 64, "--state", state]
+        assert main(["join", "https://127.0.0.1:1", *name, *words]) == 2
+        assert f"--token-file {path} can't be read: it has more than a million characters" in capsys.readouterr().err
+    assert not Path(state).exists()

@@ -21,6 +21,7 @@ from msgspec import inspect as mi
 from weft.cli.command.completion import complete_name, complete_strategy
 from weft.cli.command.options import Moment
 from weft.cli.command.synonyms import FIELDS
+from weft.client.small_file import read_small
 from weft.kinds.allocation import HealthCheck
 from weft.kinds.job import FIXED
 from weft.kinds.parts.snapshot.restored import VmOrigin
@@ -399,7 +400,7 @@ def _read_text(value: str, flag: str) -> str:
     if value.startswith(("#!", "#cloud-config\n")):
         return value
     try:
-        return Path(value).read_text()
+        return read_small(Path(value))
     except (OSError, UnicodeDecodeError) as problem:
         why = problem.strerror.lower() if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
         raise InvalidInput(

@@ -24,6 +24,7 @@ from weft.cli.session import Session
 from weft.cli.snapshot.description import name_snapshot
 from weft.cli.wait.finish import finish, finish_one, plan_waits
 from weft.client.answer import raise_problem
+from weft.client.small_file import read_small
 from weft.kinds.allocation import LOCAL
 from weft.kinds.backup import BACKUP, OF, BackupSpec, is_of_project
 from weft.kinds.backup_repository import ACCESS_KEY, KEY, SECRET_KEY, is_key
@@ -34,7 +35,6 @@ from weft.objects.errors import NotFound
 from weft.objects.identity import check_name
 
 RESTORED_FROM = ("backup",)
-_MOST_FILE_BYTES = 1 << 20
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -275,8 +275,7 @@ def _import(
 
 def _read_file(option: str, name: str, hint: str) -> str:
     try:
-        with Path(name).open() as file:
-            return file.read(_MOST_FILE_BYTES)
+        return read_small(Path(name))
     except (OSError, UnicodeDecodeError) as problem:
         why = getattr(problem, "strerror", None) or "it isn't text"
         raise usage(f"{option}: {name} can't be read: {why}", hint) from None

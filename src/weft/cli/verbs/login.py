@@ -32,6 +32,7 @@ from weft.client.context import (
     write_context,
 )
 from weft.client.http import Http
+from weft.client.small_file import read_small
 from weft.client.tls import check_digest, fetch_ca, find_unknown_ca
 from weft.kinds.record import Kind
 from weft.objects.errors import AlreadyExists, InvalidInput, NotAuthenticated, NotFound, describe_failure
@@ -260,7 +261,7 @@ def _read_ca(file: str, sha256: str | None) -> str:
     """The CA certificate in ``file``. Raises InvalidInput for anything else, and for one with another digest."""
     hint = "give the file with the server's CA certificate (PEM); --ca-sha256 alone fetches it from the server"
     try:
-        text = Path(file).read_text()
+        text = read_small(Path(file))
     except (OSError, UnicodeDecodeError) as problem:
         why = (
             problem.strerror.lower() if isinstance(problem, OSError) and problem.strerror else describe_failure(problem)

@@ -46,6 +46,7 @@ from weft.cli.command.exit_codes import exit_code
 from weft.client.api import Client
 from weft.client.context import Context
 from weft.client.server.version_skew import describe_skew
+from weft.client.small_file import read_small
 from weft.client.tls import make_tls, set_time_check
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.host import Host
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _join(options: argparse.Namespace) -> int:
     try:
-        token = options.token or options.token_file.read_text()
+        token = options.token or read_small(options.token_file)
     except (OSError, UnicodeDecodeError) as problem:
         said = getattr(problem, "strerror", None) or "it isn't text"
         raise InvalidInput(

@@ -27,6 +27,7 @@ from weft.api.state.history import History
 from weft.api.state.oidc_provider import Provider, ProviderSettings
 from weft.api.state.request_rates import WriteRates
 from weft.api.upgrade import upgrade_objects
+from weft.client.small_file import read_small
 from weft.contracts.clock import Clock, SystemClock
 from weft.drivers.linux.addresses import read_own_addresses
 from weft.launch.process.address import ANY, find_shown, find_shown_place, split_address, url_at
@@ -89,7 +90,7 @@ def make_provider(options: argparse.Namespace, clock: Clock) -> Provider | None:
     for option in ("oidc_secret_file", "oidc_ca"):
         path: Path | None = getattr(options, option)
         try:
-            texts.append("" if path is None else path.read_text())
+            texts.append("" if path is None else read_small(path))
         except (OSError, UnicodeDecodeError) as problem:
             flag = f"--{option.replace('_', '-')}"
             raise InvalidInput(f"{flag}: {path} can't be read: {problem}", field=flag) from None

@@ -13,6 +13,7 @@ from pathlib import Path
 from weft.backup.format import BackupManifest
 from weft.backup.key import RepositoryKey
 from weft.backup.repository import Repository
+from weft.client.small_file import read_small
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput, NotFound
 
@@ -88,7 +89,7 @@ def _list(repository: Repository) -> list[BackupManifest]:
 
 def _read_key(path: Path) -> bytes:
     try:
-        key = bytes.fromhex(path.read_text().strip())
+        key = bytes.fromhex(read_small(path).strip())
     except ValueError:
         key = b""
     if len(key) != 32:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO, TypeVar
 
+from weft.client.small_file import read_small
 from weft.contracts.confinement.public_address import PUBLIC_ONLY
 from weft.gateway.stream.origins import read_origin
 from weft.kinds.network import read_cidr
@@ -389,7 +390,7 @@ def _read_metrics(options: argparse.Namespace) -> tuple[str, Database | None]:
     secret, path = "", options.metrics_secret_file
     if path is not None:
         try:
-            secret = path.read_text()
+            secret = read_small(path)
         except (OSError, UnicodeDecodeError) as problem:
             raise InvalidInput(
                 f"--metrics-secret-file: {path} can't be read: {problem}", hint="name a file with one line of text"

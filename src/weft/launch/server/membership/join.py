@@ -16,6 +16,7 @@ import weft
 from weft.client.answer import ClientAnswer, raise_problem
 from weft.client.context import Context
 from weft.client.http import Http
+from weft.client.small_file import read_small
 from weft.client.tls import fetch_ca
 from weft.launch.process.address import take_server
 from weft.launch.process.amounts import Parser
@@ -134,7 +135,7 @@ def refuse_another(state: Path, ca: str) -> None:
 
 def _read_token(options: argparse.Namespace) -> str:
     try:
-        text: str = options.token or options.token_file.read_text()
+        text: str = options.token or read_small(options.token_file)
     except (OSError, UnicodeDecodeError) as problem:
         said = getattr(problem, "strerror", None) or "it isn't text"
         raise InvalidInput(
