@@ -187,8 +187,8 @@ def _name_volumes_left(session: Session, gone: list[Done]) -> None:
 
 def _name_tokens_left(session: Session, gone: list[Done]) -> None:
     """Say which administrators' tokens stay that deleted servers made for their context files: people may use them elsewhere."""
-    own = parse_token(session.client.context.token)
     for server in (one.target for one in gone if one.target.kind is SERVER):
+        own = parse_token(session.client.context.token)
         with suppress(Forbidden):
             for token in session.client.list("token", labels=f"{SERVER_LABEL}={server.name}").items:
                 used = " (this command uses it)" if own is not None and own.id == token["name"] else ""
