@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from weft.contracts.clock import SystemClock
@@ -16,7 +17,7 @@ from weft.launch.server.configuration import parse_options
 from weft.launch.server.main import main
 from weft.launch.store.engine import find_endpoints, make_store
 from weft.launch.store.etcd import QUOTA_BYTES, find_socket, plan_etcd
-from weft.launch.store.member import begin_member, read_member
+from weft.launch.store.member import begin_member, plan_member, read_member, write_member
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.protocol.server.join import MemberPlace
 from weft.store.etcd import EtcdStore
@@ -79,3 +80,16 @@ def test_the_folder_of_an_etcd_that_runs_is_never_put_aside(tmp_path: Path) -> N
         assert data.exists() and read_member(tmp_path) == first
     begin_member(tmp_path, "s1", MemberPlace("127.0.0.2"))
     assert not data.exists() and (data.parent / "data.replaced").exists()
+
+
+def test_a_server_that_alone_had_the_objects_is_not_sent_to_join_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.launch.store.member.find_etcd", lambda: "etcd")
+    begin_member(tmp_path, "s1", MemberPlace("127.0.0.1"))
+    begun = msgspec.structs.replace(read_member(tmp_path), has_begun=True)
+    for others, said in (({}, "weft server restore FILE"), ({"s2": MemberPlace("127.0.0.2")}, "join again")):
+        write_member(tmp_path, msgspec.structs.replace(begun, others=others))
+        with pytest.raises(Unavailable, match="is gone") as refused:
+            plan_member(tmp_path, SystemClock(), 0)
+        assert said in refused.value.hint

@@ -137,7 +137,9 @@ def plan_member(state: Path, clock: Clock, quota_bytes: int) -> list[str]:
     if member.has_begun and not (data / "member").exists():
         raise Unavailable(
             f"{data}, the data of this server's member of the store, is gone",
-            hint=f"at another server: weft server delete {member.name}; then remove {state.absolute()}, and join again",
+            hint=f"at another server: weft server delete {member.name}; then remove {state.absolute()}, and join again"
+            if member.others
+            else f"no other server has the objects: put it back, or: weft server restore FILE --state {state.absolute()}",
         )
     certificate, key = renew_certificate(state, member, clock)
     peers = {**{name: other.peer for name, other in member.others.items()}, member.name: place.peer}
