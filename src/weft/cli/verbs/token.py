@@ -53,7 +53,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.waits(),
         options.output(),
     ]
-    return options.build(verb, "Create a token for a new node (--join), a person or a program.", _run, kind, params)
+    return options.build(
+        verb, "Create a token for a new node (--join), a person or a program; NAME is the token's.", _run, kind, params
+    )
 
 
 def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, server: str | None, **given: Any) -> None:
@@ -96,6 +98,8 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
         return
     if use == SERVER:
         _show_server_join(session, server, made["secret"], life)
+        if words:
+            session.notify(f"the token is called {made['name']}; --server names the new server")
         return
     if not join:
         print(made["secret"])
