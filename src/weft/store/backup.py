@@ -159,8 +159,13 @@ async def write_backup(
                 if attempt == _ATTEMPTS:
                     raise
         keep_file(partial, path)
+    except OSError as problem:
+        if str(problem.filename) == str(partial):
+            problem.filename = str(path)  # as it was asked for
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
     backup.path = path
     return backup
 
@@ -236,6 +241,8 @@ def _read_pieces(path: Path) -> Iterator[_Upload]:
 def read_backup(path: Path) -> Backup:
     """The backup at ``path``, read to its end and found whole. Raises NotFound, and InvalidInput for a file that is none,
     a damaged one, or one of a newer weft."""
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder", field="path", hint="name a file that weft server backup made")
     if not path.is_file():
         raise NotFound(f"backup {path} does not exist", hint="name a file that weft server backup made")
     files: dict[str, str] = {}

@@ -199,7 +199,7 @@ def test_a_server_at_rest_is_backed_up_too_and_a_damaged_file_changes_nothing(ap
     assert (api.state / "ca.key").read_bytes() == own
     nowhere = server("backup", tmp_path / "b2", "--state", tmp_path / "empty")
     assert (
-        nowhere.returncode == 3
+        nowhere.returncode == 2
         and "is not a server's state folder" in nowhere.stderr
         and not (tmp_path / "empty").exists()
     )

@@ -49,7 +49,7 @@ def test_a_process_without_what_it_needs_says_what_and_writes_nothing(
         (agent, ["n1", "--gateway", "foo"], "--gateway: 'foo' is not an address and a port"),
         (agent, ["n1", "--address", "foo"], "'foo' is not an IP address"),
         (agent, ["join", "foo", "--token", "a", "--ca-sha256", "b"], "server 'foo' is not an https URL"),
-        (server, ["restore", ""], "an argument must not be empty"),
+        (server, ["restore", ""], "FILE|REPOSITORY must not be empty"),
     ],
 )
 def test_a_flag_that_can_not_be_is_refused_before_anything_is_made(

@@ -11,7 +11,7 @@ from weft.launch.server.lock import FILE, hold_server
 from weft.launch.server.main import main
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.membership.removal import note_removal
-from weft.launch.store.engine import MEMBERS, check_store
+from weft.launch.store.engine import MEMBERS, SQLITE, check_store, remember_store
 from weft.objects.errors import InUse, Unavailable
 
 
@@ -34,6 +34,42 @@ def test_a_server_that_was_removed_gives_nothing_away(
     assert main([*words, "--state", str(state)]) == 5
     assert "server s2 was removed from its fabric" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said", "remedy"),
+    [
+        (["backup", "kept", "--state", "begun"], 1, "the server in begun was never started", "start it first"),
+        (["move-store", "--back", "--state", "begun"], 1, "/begun was never started", "start it first"),
+        (["backup", "kept", "--state", "none"], 2, "none is not a server's state folder", "as --state"),
+        (["move-store", "--back", "--state", "none"], 2, "none is not a server's state folder", "as --state"),
+        (["backup", "kept"], 2, "no server given", "give --state"),
+        (["move-store", "--back"], 2, "no server given", "give --state"),
+        (["restore", "kept", "--state", "file"], 2, "--state file is not a folder", "give the server's folder"),
+        (["restore", "none", "--state", "new"], 2, "none is a folder", "name a file"),
+        (["move-store", "members", "--state", "ran"], 2, "objects are kept in members already", "another store"),
+        (["--store", "members", "--state", "old"], 5, "in old keeps its objects in sqlite", "members --member ADDRESS"),
+        (["init", "--server", "Ünï", "--member", "127.0.0.1", "--state", "new"], 2, "--server 'Ünï'", "use a-z"),
+    ],
+)
+def test_each_wrong_folder_is_named_for_what_it_is(
+    words: list[str],
+    code: int,
+    said: str,
+    remedy: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, store in (("begun", MEMBERS), ("ran", MEMBERS), ("old", SQLITE), ("none", "")):
+        Path(name).mkdir()
+        if store:
+            remember_store(Path(name), store)
+    Path("ran/ca.crt").touch()
+    Path("file").touch()
+    assert main(words) == code
+    assert said in (shown := capsys.readouterr().err) and remedy in shown
 
 
 @pytest.mark.parametrize("holder", ["0", "x"])

@@ -37,6 +37,13 @@ async def test_what_is_written_is_read_and_only_its_owner_may(tmp_path: Path) ->
     assert [file.name for file in tmp_path.iterdir()] == ["b"]
 
 
+async def test_a_file_that_can_not_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / ("b" * 254)
+    with pytest.raises(OSError, match="name too long") as refused:
+        await make(path)
+    assert refused.value.filename == str(path)
+
+
 async def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("precious")
     with pytest.raises(InUse, match="exists already"):

@@ -31,9 +31,11 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse like argparse; an empty value means nothing anywhere: ``--listen ''`` is a variable that isn't set."""
         words = list(sys.argv[1:] if args is None else args)
+        places = [action.metavar for action in self._actions if not action.option_strings]
+        place = places[0] if len(places) == 1 and places[0] else "an argument"
         for before, word in itertools.pairwise(["", *words]):
             if not word:
-                self.error(f"{before if before.startswith('--') else 'an argument'} must not be empty")
+                self.error(f"{before if before.startswith('--') else place} must not be empty")
             if re.fullmatch(r"--[a-z0-9-]+=", word):
                 self.error(f"{word[:-1]} must not be empty")
         return super().parse_known_args(words, namespace)

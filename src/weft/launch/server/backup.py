@@ -45,6 +45,7 @@ from weft.launch.store.engine import (
     MEMBERS,
     OWN_ETCDS,
     SQLITE,
+    is_remembered,
     make_store,
     recall_store,
     refill_store,
@@ -54,7 +55,7 @@ from weft.launch.store.engine import (
 from weft.launch.store.etcd import find_etcd
 from weft.launch.store.listening import is_listening
 from weft.launch.store.member import Member, begin_member, read_member
-from weft.objects.errors import InUse, InvalidInput, NotFound, WeftError
+from weft.objects.errors import InUse, InvalidInput, NotFound, Unavailable, WeftError
 from weft.objects.quantity import format_bytes, parse_period
 from weft.store.backup import Backup, read_backup, write_backup
 from weft.store.remote import RemoteStore
@@ -71,6 +72,7 @@ def main(verb: str, argv: Sequence[str]) -> int:
     options = _parse(verb, argv)
     try:
         options.state = options.state or find_state(Path.cwd())
+        refuse_file(options.state)
         refuse_removed(options.state)
         _refuse_flags(options)
         options.store = recall_store(options.state) if options.store is None else options.store
@@ -129,12 +131,35 @@ def _refuse_flags(options: argparse.Namespace) -> None:
 
 
 def find_state(folder: Path) -> Path:
-    """The state folder of the local cluster that ``folder`` is in. Raises NotFound."""
+    """The state folder of the local cluster that ``folder`` is in. Raises InvalidInput."""
     for place in (folder, *folder.parents):
         found = [place / FOLDER / "server", *sorted((place / FOLDER / "servers").glob("*"))]
         if there := [one for one in found if one.is_dir()]:
             return next((one for one in there if is_listening(one / "store.sock")), there[0])
-    raise NotFound("no server given", reason="noContext", hint="give --state DIR, the server's folder")
+    raise InvalidInput("no server given", field="state", hint="give --state DIR, the server's folder")
+
+
+def refuse_file(state: Path) -> None:
+    """Raises InvalidInput for a state folder that is a file."""
+    if state.exists() and not state.is_dir():
+        raise InvalidInput(f"--state {state} is not a folder", field="state", hint="give the server's folder")
+
+
+def refuse_no_server(state: Path) -> None:
+    """Raises InvalidInput when ``state`` isn't a server's, Unavailable for that of one that was never started, and
+    IllegalTransition where another command hasn't finished."""
+    refuse_unfinished(state)
+    if (state / FILES[0]).exists():
+        return
+    if is_remembered(state):
+        raise Unavailable(
+            f"the server in {state} was never started", hint=f"start it first: weft server --state {state}"
+        )
+    raise InvalidInput(
+        f"{state} is not a server's state folder",
+        field="state",
+        hint="give the folder that weft server has as --state",
+    )
 
 
 def _back_up(options: argparse.Namespace, clock: Clock) -> int:
@@ -169,11 +194,7 @@ def _bring_back(options: argparse.Namespace, clock: Clock) -> int:
 
 
 async def _backup(options: argparse.Namespace, clock: Clock) -> int:
-    refuse_unfinished(options.state)
-    if not (options.state / FILES[0]).exists():
-        raise NotFound(
-            f"{options.state} is not a server's state folder", hint="give the folder that weft server has as --state"
-        )
+    refuse_no_server(options.state)
     there = [name for name in (*FILES, SEAL) if (options.state / name).exists()]
     files = {name: (options.state / name).read_text() for name in there}
     async with (

@@ -153,14 +153,15 @@ def is_remembered(state: Path) -> bool:
 def check_store(state: Path, url: str) -> None:
     """Raises InUse when the objects of the server in ``state`` lie in a store of another engine: it would seem empty; and
     Unavailable for members of which this server has none."""
-    if url == MEMBERS:
-        read_member(state)
     known = recall_store(state)
     if is_remembered(state) and known != url and {known, url} & {*WORDS}:
+        words = f"{url} --member ADDRESS" if url == MEMBERS else url
         raise InUse(
             f"the server in {state} keeps its objects in {known}",
-            hint=f"start it without --store; to take the objects to {url} while it runs: weft server move-store {url}",
+            hint=f"start it without --store; to take the objects to {url} while it runs: weft server move-store {words}",
         )
+    if url == MEMBERS:
+        read_member(state)
 
 
 def remember_store(state: Path, url: str) -> None:

@@ -17,11 +17,10 @@ from pathlib import Path
 from weft.cli.command.exit_codes import exit_code
 from weft.contracts.clock import Clock, SystemClock
 from weft.launch.process.amounts import Parser, duration
-from weft.launch.server.backup import find_state
+from weft.launch.server.backup import find_state, refuse_file, refuse_no_server
 from weft.launch.server.exchange.procedure import COMMAND, ask_confirmed, exchange_store, return_as_it_was
 from weft.launch.server.membership.init import add_member
 from weft.launch.server.membership.removal import refuse_removed
-from weft.launch.server.unfinished import refuse_unfinished
 from weft.launch.store.engine import MEMBERS, recall_store
 from weft.launch.store.exchange import find_done
 from weft.objects.errors import IllegalTransition, InUse, InvalidInput, WeftError
@@ -34,7 +33,9 @@ def main(argv: Sequence[str]) -> int:
     clock = SystemClock()
     try:
         options.state = (options.state or find_state(Path.cwd())).absolute()
+        refuse_file(options.state)
         refuse_removed(options.state)
+        refuse_no_server(options.state)
         with _alone(options.state):
             asyncio.run(_run(options, clock))
     except WeftError as problem:
@@ -90,13 +91,15 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
         raise InvalidInput(f"--pause is at most {LONGEST_HOLD_SECONDS:g}s", field="pause", hint="--pause 5s")
     if options.as_it_was and not options.back:
         raise InvalidInput("--as-it-was goes with --back", field="as_it_was", hint=f"{COMMAND} --back --as-it-was")
+    done = find_done(options.state)
+    if done is None and options.url == recall_store(options.state):
+        raise InvalidInput(f"objects are kept in {options.url} already", field="url", hint="name another store")
     if (options.member is not None) is not (options.url == MEMBERS):
         raise InvalidInput(
             "--member goes with members, and only with it",
             field="member",
             hint=f"{COMMAND} members --member ADDRESS: where other servers will reach this machine",
         )
-    done = find_done(options.state)
     if options.confirm or options.back:
         if done is None:
             raise IllegalTransition(
@@ -120,15 +123,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
 
 @contextmanager
 def _alone(state: Path) -> Iterator[None]:
-    """Raises InUse while the same command runs for this folder, and InvalidInput when it isn't a server's; IllegalTransition
-    where another command hasn't finished."""
-    refuse_unfinished(state)
-    if not (state / "ca.crt").exists():
-        raise InvalidInput(
-            f"{state} is not a server's state folder",
-            field="state",
-            hint="give the folder that weft server has as --state",
-        )
+    """Raises InUse while the same command runs for this folder."""
     lock = os.open(state / "store.former.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

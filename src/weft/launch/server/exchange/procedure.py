@@ -34,7 +34,6 @@ from weft.objects.errors import (
     AlreadyExists,
     IllegalTransition,
     InUse,
-    InvalidInput,
     StoreUnavailable,
     Unavailable,
     WeftError,
@@ -190,11 +189,9 @@ def _show(objects: int) -> None:
 
 
 def _check_urls(exchange: Exchange) -> None:
-    """Raises InvalidInput for a target that is no store, or the present one, and Unavailable without etcd."""
+    """Raises InvalidInput for a target that is no store, and Unavailable without etcd."""
     if exchange.target not in (SQLITE, *OWN_ETCDS):
         find_endpoints(exchange.target)
-    if exchange.target == exchange.source:
-        raise InvalidInput(f"objects are kept in {exchange.source} already", field="url", hint="name another store")
     if exchange.target in OWN_ETCDS:
         find_etcd()
     if {exchange.source, exchange.target} == {*OWN_ETCDS}:

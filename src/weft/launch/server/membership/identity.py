@@ -29,6 +29,6 @@ def keep_identity(state: Path, name: str | None) -> ServerIdentity:
             )
         return known
     made = ServerIdentity(name or FIRST, new_uid())
-    check_name(made.name, "server")
+    check_name(made.name, "--server")
     write_durably(path, msgspec.json.encode(made))
     return made

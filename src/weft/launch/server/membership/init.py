@@ -73,7 +73,7 @@ def begin(state: Path, name: str, place: MemberPlace) -> None:
     when it has other files, or ``place`` isn't of this machine, InUse when another process listens there, and Unavailable without
     etcd."""
     find_etcd()
-    check_name(name, "server")
+    check_name(name, "--server")
     with new_folder(state):
         found = read_unfinished(state)
         goes_on = found is not None and found.command == COMMAND
