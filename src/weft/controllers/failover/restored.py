@@ -22,10 +22,12 @@ from msgspec.structs import replace
 from weft.kinds.cluster import CLUSTER
 from weft.kinds.parts.schema_upgrade import upgrade
 from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
 from weft.kinds.replica import PRIMARY, REPLICA, ReplicaMarks
 from weft.kinds.replication import REPLICATION, ReplicationMarks
 from weft.kinds.vm import VM
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
+from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 
 Entry = tuple[str, bytes]
@@ -54,6 +56,28 @@ def hold_restored(read: Callable[[], Iterable[Entry]], now: float) -> Iterator[E
                 yield key, _encode(envelope, {"guard": "hold"})
             case _:
                 yield key, value
+
+
+def check_entries(read: Callable[[], Iterable[Entry]]) -> None:
+    """Raises InvalidInput, which names the object, if one of the entries that ``read`` gives can't be read."""
+    last = ""
+
+    def watch() -> Iterator[Entry]:
+        nonlocal last
+        for key, value in read():
+            last = key
+            if _kind_of(key) in BY_NAME:
+                decode_part(decode_envelope(value).spec, dict)
+            yield key, value
+
+    try:
+        for _ in hold_restored(watch, 0.0):
+            pass
+        list_unknown(watch)
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as problem:
+        raise InvalidInput(
+            f"the object {last} in the backup can't be read: {problem}", hint="nothing was changed; use another backup"
+        ) from None
 
 
 def list_unknown(read: Callable[[], Iterable[Entry]]) -> dict[str, list[str]]:
@@ -103,7 +127,7 @@ class _Held(msgspec.Struct):
 
 
 def _find_held(read: Callable[[], Iterable[Entry]]) -> _Held:
-    links, workloads, replications = set[str](), dict[str, str](), list[tuple[Envelope, dict[str, Any]]]()
+    links, workloads, replications = set[str](), dict[str, str](), list[tuple[Envelope, str, str]]()
     for key, value in read():
         match _kind_of(key):
             case CLUSTER.name:
@@ -112,17 +136,18 @@ def _find_held(read: Callable[[], Iterable[Entry]]) -> _Held:
                 workloads[key] = decode_envelope(value).uid
             case REPLICATION.name:
                 envelope = _upgrade(REPLICATION, value)
-                replications.append((envelope, msgspec.json.decode(envelope.spec)))
+                spec = msgspec.json.decode(envelope.spec)
+                replications.append((envelope, str(spec["of"]), str(spec["cluster"])))
     keys, uids = set[str](), set[str]()
-    for envelope, spec in replications:
+    for envelope, of, cluster in replications:
         status = msgspec.json.decode(envelope.status)
-        vm = workloads.get(object_key("vm", envelope.project, str(spec["of"]).removeprefix("vm/")))
+        vm = workloads.get(object_key("vm", envelope.project, of.removeprefix("vm/")))
         is_its = vm is not None and status.get("workload_uid", "") in ("", vm)
         if (
             vm is not None
             and is_its
             and status.get("phase") not in _LEFT
-            and (spec["cluster"] in links or decode_part(envelope.marks, ReplicationMarks).guard)
+            and (cluster in links or decode_part(envelope.marks, ReplicationMarks).guard)
         ):
             keys.add(envelope.key)
             uids.add(vm)

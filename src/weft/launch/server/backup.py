@@ -31,7 +31,7 @@ from weft.client.context import FOLDER
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.durable_file import name_replaced, write_durably
 from weft.contracts.store import Store
-from weft.controllers.failover.restored import hold_restored, list_unknown
+from weft.controllers.failover.restored import check_entries, hold_restored, list_unknown
 from weft.gateway.function_events.backup import put_rows
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.process.amounts import Parser
@@ -245,6 +245,7 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     backup = read_backup(options.file)
     if unknown := set(backup.files) - {*FILES, SEAL}:
         raise InvalidInput(f"backup {options.file} holds {', '.join(unknown)}, which this version of weft doesn't know")
+    check_entries(backup.entries)
     if options.store in OWN_ETCDS:
         find_etcd()  # before anything is changed
     state: Path = options.state

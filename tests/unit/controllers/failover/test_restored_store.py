@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from weft.cli.command.exit_codes import USAGE
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Put
 from weft.controllers.failover.restored import hold_restored, list_unknown
@@ -131,6 +132,39 @@ def _write_as_before(one: Envelope) -> Envelope:
     marks = decode_part(one.marks, dict)
     spec = msgspec.Raw(msgspec.json.encode({**msgspec.json.decode(one.spec), **marks}))
     return msgspec.structs.replace(one, schema=1, spec=spec, actions=msgspec.UNSET, marks=msgspec.UNSET)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("/vm/default/web", b"{"),
+        ("/volume/default/v", b'{"kind": 7}'),
+        ("/replication/default/web", b"[]"),
+        ("/replica/default/shop", b'{"schema": "x"}'),
+        (
+            "/replication/default/web",
+            b'{"kind": "replication", "name": "web", "uid": "r", "project": "default", "spec": {}, "created_at": 1.0}',
+        ),
+        ("/vm/default/web", b'{"kind": "vm", "name": "web", "uid": "w", "spec": [], "created_at": 1.0}'),
+        ("/cluster/west", b'{"kind": "cluster"}'),
+    ],
+)
+def test_an_object_that_can_not_be_read_is_named_before_anything_changes(
+    key: str, value: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def prepare() -> None:
+        store = SqliteStore(tmp_path / "store.db", SystemClock())
+        await store.open()
+        await store.commit([Put(one.key, encode_envelope(one)) for one in make_place()])
+        await store.commit([Put(key, value), Put("/zone/x", b"of no kind")])
+        await write_backup(tmp_path / "backup", store, {}, weft="0", taken_at=1.0)
+        await store.close()
+
+    asyncio.run(prepare())
+    state = tmp_path / "state"
+    assert main(["restore", str(tmp_path / "backup"), "--state", str(state), "--store", "sqlite"]) == USAGE
+    assert f"error: the object {key} in the backup can't be read: " in capsys.readouterr().err
+    assert not state.exists()
 
 
 def test_weft_server_restore_does_so(tmp_path: Path) -> None:
