@@ -55,7 +55,12 @@ def main() -> None:
     if argv[0] in HOLD_MUCH:
         gc.set_threshold(*SELDOM)
     module, before = PROCESSES[argv[0]]
-    sys.exit(importlib.import_module(module).main([*before, *argv[1:]]))
+    try:
+        code = importlib.import_module(module).main([*before, *argv[1:]])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = importlib.import_module("weft.cli.command.exit_codes").INTERRUPTED
+    sys.exit(code)
 
 
 def _names_objects(argv: list[str]) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from weft.store.sqlite import SqliteStore
 from weft.trust.tokens import make_token
 
 CONFLICT = 5
+ENTRY = "from weft.launch.entry import main; main()"
 RESTORE_STEPS = [
     *(("sqlite", step) for step in ("refill_store", "write_durably", "remember_store", "note_finished")),
     *((MEMBERS, step) for step in ("begin_member", "refill_store")),  # the later ones need etcd
@@ -153,15 +157,17 @@ def test_a_join_that_was_killed(
     assert token not in (state / FILE).read_text()
 
 
-@pytest.mark.parametrize("verb", ["backup", "restore", "init", "join"])
-def test_a_command_that_is_interrupted_says_one_line(
-    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    module, name = (backup, "_parse") if verb in ("backup", "restore") else (init, "parse_init")
-    module, name = (join, "parse_join") if verb == "join" else (module, name)
-    monkeypatch.setattr(module, name, interrupt)
-    assert main([verb]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+def test_a_command_that_is_interrupted_says_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        words = ["join", url, f"--token={make_token('t')[0]}", f"--ca-sha256={'0' * 64}", "--server=s2"]
+        command = subprocess.Popen(
+            [sys.executable, "-c", ENTRY, "server", *words, f"--state={tmp_path / 's2'}"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        silent.settimeout(60)
+        with silent.accept()[0]:  # it waits for an answer now
+            command.send_signal(signal.SIGINT)
+            assert command.communicate(timeout=60)[1] == "interrupted\n"
+    assert command.returncode == 130 and not (tmp_path / "s2").exists()

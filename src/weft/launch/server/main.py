@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from weft.cli.command.exit_codes import INTERRUPTED, OK, USAGE, exit_code
+from weft.cli.command.exit_codes import OK, USAGE, exit_code
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.launch.process.listener import check_listeners
@@ -121,14 +121,6 @@ def _plan_metrics(options: argparse.Namespace, evaluators: Sequence[Supervisor],
 
 def main(argv: Sequence[str]) -> int:
     """Run a command on the state folder; or the supervisor, or the one named process, until a signal ends it. The exit status."""
-    try:
-        return _run(argv)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-
-
-def _run(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("backup", "restore"):
         done: int = importlib.import_module("weft.launch.server.backup").main(argv[0], argv[1:])
         return done
