@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.conformance.store.etcd_server import free_ports
+
 from benchmarks.measurement import ROOT
 from weft.client.context import Context, read_context
 from weft.contracts.store import MAX_WRITES, Put
@@ -77,16 +79,9 @@ def running_server(
         asyncio.run(_fill(folder / "store.db", objects))
         file, log = folder / "context.json", (folder / "log").open("wb")
         words = [WEFT, "server", *([process] if process else []), "--state", name, "--context", str(file)]
-        words += [
-            "--listen",
-            "127.0.0.1:0",
-            "--gateway",
-            "127.0.0.1:0",
-            "--allow-fetch",
-            name,
-            "--most-objects",
-            "1000000",
-        ]
+        for flag, port in zip(("--listen", "--gateway", "--functions"), free_ports(3), strict=True):
+            words += [flag, f"127.0.0.1:{port}"]
+        words += ["--allow-fetch", name, "--most-objects", "1000000"]
         if command:
             words = [*command, name]
         server: FabricServer | None = None

@@ -39,12 +39,12 @@ class Fabric:
         self.folder, self._agent_options, self._server_options = folder, agent_options, server_options
         self.context = folder / "context.json"
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._ports = _free_ports(2)
+        self._ports = _free_ports(3)
 
     def start_server(self, source: Path | None = None) -> None:
         """Start the server, of the weft in ``source`` if that is given, and wait until it answers."""
-        api, gateway = self._ports
-        places = ["--listen", f"127.0.0.1:{api}", "--gateway", f"127.0.0.1:{gateway}"]
+        flags = zip(("--listen", "--gateway", "--functions"), self._ports, strict=True)
+        places = [word for flag, port in flags for word in (flag, f"127.0.0.1:{port}")]
         argv = ["server", "--state", str(self.folder / "server"), *places, "--context", str(self.context)]
         argv += ["--allow-fetch", str(self.folder), *self._server_options] if source is None else []
         self.server = self._launch("server", *argv, source=source)
