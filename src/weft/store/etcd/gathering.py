@@ -1,8 +1,8 @@
-"""Steps about one key each, which go to etcd together when many are wanted: a request costs etcd and this process far more than one
-key of it does, and a server of a thousand nodes reads and renews hundreds of keys a second.
+"""Steps about one key each, which are sent to etcd together when there are many: a request costs etcd and this process far more
+than one key of it does, and a server of a thousand nodes reads and renews hundreds of keys a second.
 
-A step goes by itself while few are wanted; those that come while transactions are under way share the next one (group commit). So
-the slower etcd is, the more each transaction holds, and the number of requests to a busy store doesn't grow.
+While there are few steps, each is sent by itself. Steps that come while transactions are under way share the next one (group
+commit): the slower etcd is, the more steps each transaction holds, so a busy store doesn't get more requests.
 """
 
 from __future__ import annotations

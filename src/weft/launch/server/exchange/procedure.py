@@ -48,7 +48,7 @@ COMMAND = "weft server move-store"
 ENOUGH_OBJECTS = 500  # that differ: the rest is brought while writes wait
 MOST_READINGS = 8
 PATIENCE_SECONDS = 20.0  # with an etcd of the server's own that starts, or ends
-_LOOKED_SECONDS = 1.5  # then the server has seen that its own etcd isn't needed, and one that began meanwhile is seen
+_LOOKED_SECONDS = 1.5  # until the server has ended an etcd that it doesn't need, and a new one can be seen
 _LOOK_SECONDS = 0.2
 
 
@@ -189,7 +189,7 @@ def _show(objects: int) -> None:
 
 
 def _check_urls(exchange: Exchange) -> None:
-    """Raises InvalidInput for a target that is no store, and Unavailable without etcd."""
+    """Raises InvalidInput for a target that isn't a store, and Unavailable without etcd."""
     if exchange.target not in (SQLITE, *OWN_ETCDS):
         find_endpoints(exchange.target)
     if exchange.target in OWN_ETCDS:
