@@ -7,6 +7,7 @@ import http.client
 import select
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ _SAFE = ("GET", "HEAD", "PUT")
 _IN_PATHS = "/?&=%:,()!~*'+@;$#[]"
 _PIECE_BYTES = 1 << 20
 KEEPALIVE_SECONDS = 3
+_PROBES = 3
+LOSS_SECONDS = KEEPALIVE_SECONDS * (1 + _PROBES)  # longer than a watch is silent (api/watch/stream.py)
+_LAST_DATA_RECEIVED = struct.Struct("@52xI")  # of struct tcp_info: ms since then, or since the connection stands
 _encoder = msgspec.json.Encoder()
 
 
@@ -81,7 +85,7 @@ def find_loss(sock: socket.socket) -> None:
     for option, value in (
         (socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS),
         (socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS),
-        (socket.TCP_KEEPCNT, 3),
+        (socket.TCP_KEEPCNT, _PROBES),
     ):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
@@ -136,6 +140,17 @@ class ApiConnection(http.client.HTTPConnection):
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return not poll.poll(0)
+
+    def is_silent(self, seconds: float) -> bool:
+        """Whether nothing has come for so long, as Linux counts it; elsewhere any is."""
+        option = getattr(socket, "TCP_INFO", None)
+        if self._line is None or option is None:
+            return True
+        try:
+            info = self._line.getsockopt(socket.IPPROTO_TCP, option, _LAST_DATA_RECEIVED.size)
+        except OSError:
+            return True
+        return bool(_LAST_DATA_RECEIVED.unpack(info)[0] >= seconds * 1000)
 
     def hang_up(self) -> None:
         """Close it, with the unread rest of its answer."""

@@ -10,13 +10,13 @@ import functools
 import http.client
 import ssl
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from weft.client.answer import ClientAnswer, Stream, raise_problem, read_headers
-from weft.client.connection import BROKEN, ApiConnection, ClientRequest, Lost, make_lost
+from weft.client.connection import BROKEN, LOSS_SECONDS, ApiConnection, ClientRequest, Lost, make_lost
 from weft.client.context import Context, is_in_clone
-from weft.client.server.endpoints import AWAY_HEADER, CONNECT_SECONDS, Endpoint, Endpoints
+from weft.client.server.endpoints import AWAY_HEADER, CONNECT_SECONDS, SECOND_SECONDS, Endpoint, Endpoints
 from weft.client.server.endpoints import HEADER as SERVERS
 from weft.client.server.version_skew import HEADER
 from weft.client.tls import explain_distrust, make_tls
@@ -67,6 +67,7 @@ class Http:
         self._lock = threading.Lock()
         self._idle: list[ApiConnection] = []
         self._open: set[ApiConnection] = set()
+        self._doubted: set[Endpoint] = set()  # took no connection in time, and may be frozen or only slow
         self._closed = threading.Event()
         self.on_servers: Callable[[list[str]], None] = lambda others: (
             None
@@ -123,6 +124,8 @@ class Http:
     def _carry_out(
         self, sent: ClientRequest, timeout_seconds: float, answer_seconds: float | None = None
     ) -> ClientAnswer:
+        if self._doubted:
+            self._cut_doubted()
         deadline = self._clock.elapsed() + self._patience_seconds
         throttled_until = self._clock.elapsed() + MOST_THROTTLED_SECONDS
         pause = _FIRST_PAUSE_SECONDS
@@ -285,24 +288,48 @@ class Http:
             connection.hang_up()
 
     def _dial(self, timeout_seconds: float, answer_seconds: float | None = None) -> ApiConnection:
-        """A connection to the server that answered last, or to the next one that answers in a short time. Where none does, the
-        first has the whole time."""
-        places, failures = self.endpoints.in_turn(), list[Lost | NotAuthenticated]()
-        for place in places:
-            try:
-                seconds = min(timeout_seconds, CONNECT_SECONDS) if len(places) > 1 else timeout_seconds
-                connection = self._dial_at(place, seconds, answer_seconds or timeout_seconds)
-            except (Lost, NotAuthenticated) as failed:
-                if self._closed.is_set():
-                    raise
-                failures.append(failed)
-            else:
-                self.endpoints.prefer(place)
-                self._cut({(one.host, one.port) for one in places[: len(failures)]})
-                return connection
-        if len(places) > 1 and isinstance(failures[0].__cause__, TimeoutError):
+        """A connection to the server that answered last, or to the next one that answers in a short time. Where all are slow, each
+        has a longer one, and then the first of them the whole time."""
+        places, failures = self.endpoints.in_turn(), dict[Endpoint, Lost | NotAuthenticated]()
+        if len(places) == 1:
             return self._dial_at(places[0], timeout_seconds, answer_seconds or timeout_seconds)
-        raise failures[0]
+        for seconds in sorted(
+            {min(one, timeout_seconds) for one in (CONNECT_SECONDS, SECOND_SECONDS, timeout_seconds)}
+        ):
+            if seconds > SECOND_SECONDS:
+                places = places[:1]
+            for place in places:
+                try:
+                    connection = self._dial_at(place, seconds, answer_seconds or timeout_seconds)
+                except (Lost, NotAuthenticated) as failed:
+                    if self._closed.is_set():
+                        raise
+                    failures[place] = failed
+                else:
+                    self._leave(failures, place)
+                    return connection
+            places = [place for place in places if isinstance(failures[place].__cause__, TimeoutError)]
+        raise next(iter(failures.values()))
+
+    def _leave(self, failures: Mapping[Endpoint, Lost | NotAuthenticated], place: Endpoint) -> None:
+        """Go on at ``place``, and not at those that failed. One that took no connection in time may only be slow, as all are when
+        many clients come at the same time: what it still sends is not cut, or they would come all the more."""
+        slow = {one for one, failed in failures.items() if isinstance(failed.__cause__, TimeoutError)}
+        with self._lock:
+            self._doubted = (self._doubted | slow) - {place}
+        self.endpoints.prefer(place)
+        gone = {(one.host, one.port) for one in failures if one not in slow}
+        self._cut(lambda connection: (connection.host, connection.port) in gone)
+        self._cut_doubted()
+
+    def _cut_doubted(self) -> None:
+        """Cut the connections to servers in doubt that nothing comes from any more."""
+        with self._lock:
+            doubted = {(one.host, one.port) for one in self._doubted}
+            if doubted.isdisjoint((one.host, one.port) for one in self._open):
+                self._doubted.clear()
+                return
+        self._cut(lambda one: (one.host, one.port) in doubted and one.is_silent(LOSS_SECONDS))
 
     def _dial_at(self, place: Endpoint, connect_seconds: float, answer_seconds: float) -> ApiConnection:
         if self._closed.is_set():
@@ -347,12 +374,12 @@ class Http:
         finally:
             timer.cancel()
 
-    def _cut(self, places: Collection[tuple[str, int]] | None = None) -> None:
-        """Cut the connections to ``places``, where nobody answers any more: what is followed there goes on elsewhere. None: all."""
+    def _cut(self, which: Callable[[ApiConnection], bool] = lambda one: True) -> None:
+        """Cut connections: what is followed there goes on elsewhere."""
         with self._lock:
             used = list(self._open)
         for connection in used:
-            if places is None or (connection.host, connection.port) in places:
+            if which(connection):
                 connection.cut()
 
     def _forget(self, connection: ApiConnection) -> None:

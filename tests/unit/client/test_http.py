@@ -53,7 +53,7 @@ def test_a_token_that_no_request_can_hold_is_refused_and_not_repeated(token: str
 
 class Answers(http.server.BaseHTTPRequestHandler):
     """Says a line over and over to who asks for a stream, and one to anybody else; hangs up on the first who asks for /late. Is
-    silent to a POST until ``asked`` is set."""
+    silent to a POST, and after the first line of /quiet, until ``asked`` is set."""
 
     protocol_version = "HTTP/1.1"
     asked: Event
@@ -64,7 +64,13 @@ class Answers(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.send_response(200)
-        if self.path == "/stream":
+        if self.path == "/quiet":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"5\r\nline\n\r\n")
+            self.asked.wait(30)
+            self.close_connection = True
+        elif self.path == "/stream":
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             try:
@@ -192,26 +198,61 @@ def test_parts_of_a_wrong_type_in_another_clusters_problem_are_left_out(odd: dic
     assert problem.details == ({"request_id": odd["request_id"]} if "request_id" in odd else {})
 
 
-def test_what_is_followed_at_a_server_that_froze_is_cut_when_another_one_answers_in_its_place(tmp_path: Path) -> None:
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("CONNECT_SECONDS", 0.05), ("SECOND_SECONDS", 0.1), ("LOSS_SECONDS", 1.0)):
+        monkeypatch.setattr(f"weft.client.http.{name}", seconds)
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_what_is_followed_at_a_server_that_froze_is_cut_once_it_was_silent_for_long(tmp_path: Path) -> None:
     """Its connections stand: only a request to it shows that nobody is there."""
     frozen = list[http.server.ThreadingHTTPServer]()
     with serving(tmp_path, servers=frozen) as first, serving(tmp_path) as second:
         client = Http(msgspec.structs.replace(first, others=[second.server]), timeout_seconds=60)
-        with client.stream("GET", "/stream") as followed:
-            lines = followed.lines()
-            assert next(lines) == b"line"
-            frozen[0].shutdown()  # it takes no connection more, and goes on with those that it has
+        ends, heard = list[object](), Event()
+
+        def follow() -> None:
+            try:
+                with client.stream("GET", "/quiet") as followed:
+                    for _ in followed.lines():
+                        heard.set()
+            except WeftError as problem:
+                ends.append(problem.message)
+
+        following = threading.Thread(target=follow)
+        following.start()
+        assert heard.wait(10)
+        frozen[0].shutdown()  # it takes no connection more
+        assert client.request("GET", "/").body == b"line\n"
+        assert [one.url for one in client.endpoints.in_turn()] == [second.server, first.server]
+        while following.is_alive():
+            following.join(0.05)
             assert client.request("GET", "/").body == b"line\n"
-            with pytest.raises(Unavailable, match="the connection to the server was lost"):
-                list(lines)
-            assert [one.url for one in client.endpoints.in_turn()] == [second.server, first.server]
+        assert len(ends) == 1 and "the connection to the server was lost" in str(ends[0])
         client.close()
 
 
-def test_where_all_servers_are_slow_the_first_has_the_whole_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("weft.client.http.CONNECT_SECONDS", 0.05)
+@pytest.mark.usefixtures("short_waits")
+def test_what_a_slow_server_still_sends_is_not_cut_when_another_one_answers_in_its_place(tmp_path: Path) -> None:
+    slow = list[http.server.ThreadingHTTPServer]()
+    with serving(tmp_path, servers=slow) as first, serving(tmp_path) as second:
+        client = Http(msgspec.structs.replace(first, others=[second.server]), timeout_seconds=60)
+        with client.stream("GET", "/stream") as followed:
+            lines = followed.lines()
+            assert next(lines) == b"line"
+            slow[0].shutdown()  # and goes on with the connections that it has
+            client.request("GET", "/")
+            assert [one.url for one in client.endpoints.in_turn()] == [second.server, first.server]
+            for _ in range(20_000):  # more than was on its way
+                assert next(lines) == b"line"
+            client.request("GET", "/")
+            assert next(lines) == b"line"
+        client.close()
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_where_all_servers_are_slow_the_first_has_the_whole_time(tmp_path: Path) -> None:
     slow = list[http.server.ThreadingHTTPServer]()
     with serving(tmp_path, servers=slow) as first, socket.create_server(("127.0.0.1", 0)) as silent:
         silent_url = f"https://127.0.0.1:{silent.getsockname()[1]}"
@@ -220,7 +261,7 @@ def test_where_all_servers_are_slow_the_first_has_the_whole_time(
         answers = list[bytes]()
         asking = threading.Thread(target=lambda: answers.append(client.request("GET", "/").body))
         asking.start()
-        asking.join(0.5)  # by then it has tried both
+        asking.join(0.8)  # by then it has tried both, twice
         assert asking.is_alive()
         again = threading.Thread(target=slow[0].serve_forever, kwargs={"poll_interval": 0.02})
         again.start()

@@ -4,6 +4,7 @@ May be used from several threads. Answers name the servers that serve; what the 
 
 from __future__ import annotations
 
+import random
 import threading
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ AWAY_HEADER = "weft-servers-away"  # of answers in which the part of these serve
 JOURNAL_HEADER = "weft-journal"  # of answers with events: whose ids they have
 MOST = 9
 CONNECT_SECONDS = 1.0  # to one of several, until all were tried
+SECOND_SECONDS = 5.0  # to each of those that were slow, when all were
 
 
 class Endpoint(NamedTuple):
@@ -72,6 +74,8 @@ class Endpoints:
         return [url for url in now if url != self._given.url] if set(now) != before else None
 
     def _add(self, urls: list[str]) -> None:
+        """Take ``urls`` in an order of this client's own: those of a server that dies don't all go on at the same one."""
+        urls = random.sample(urls, len(urls))
         known = {one.url for one in self._all}
         for url in urls:
             try:
