@@ -43,7 +43,7 @@ UP_VARIABLES := STORE CONTAINERD KATA CEPH SERVERS CLUSTERS SERVER_OPTIONS
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 inspect:
 	@for name in $(filter-out $(UP_VARIABLES),$(GIVEN)); do echo "error: make up has no variable $$name; it has $(UP_VARIABLES)" >&2; exit 1; done
-	@if [ -x .venv/bin/python ] && [ -n "$(CEPH)$(KATA)$(CONTAINERD)$(STORE)$(SERVERS)" ]; then STORE=$(STORE) CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) SERVERS=$(SERVERS) CLUSTERS=$(CLUSTERS) .venv/bin/python -m weft.launch.local inspect || [ $$? -ne 1 ]; fi
+	@if [ -x .venv/bin/python ] && [ -n "$(CEPH)$(KATA)$(CONTAINERD)$(STORE)$(SERVERS)$(CLUSTERS)"'$(SERVER_OPTIONS)' ]; then STORE=$(STORE) SERVER_OPTIONS='$(SERVER_OPTIONS)' CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) SERVERS=$(SERVERS) CLUSTERS=$(CLUSTERS) .venv/bin/python -m weft.launch.local inspect || [ $$? -ne 1 ]; fi
 
 up: inspect install
 	@STORE=$(STORE) SERVER_OPTIONS='$(SERVER_OPTIONS)' CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) SERVERS=$(SERVERS) CLUSTERS=$(CLUSTERS) .venv/bin/python -m weft.launch.local up

@@ -14,7 +14,7 @@ from weft.launch.local.down import find_second, place_second
 from weft.launch.local.second import cluster
 from weft.launch.local.second.cluster import CIDR, find_url, prepare_home, read_count
 from weft.launch.local.topology import Taken, plan_topology
-from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.errors import IllegalTransition, InUse, InvalidInput
 
 
 def test_one_is_there_once_it_is_wanted_and_until_it_is_taken_away(tmp_path: Path) -> None:
@@ -24,6 +24,8 @@ def test_one_is_there_once_it_is_wanted_and_until_it_is_taken_away(tmp_path: Pat
     prepare_home(tmp_path, Path(place_second(clone)))
     assert find_second(clone) == place_second(clone)
     assert read_count("", clone) == 2  # make up heals both
+    with pytest.raises(InUse, match="this clone has two clusters"):
+        read_count("1", clone)
     with pytest.raises(InvalidInput, match="CLUSTERS=3"):
         read_count("3", clone)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import msgspec
 import pytest
 
 from weft.launch.local.__main__ import main
+from weft.launch.local.choice import choose_topology
+from weft.launch.local.fabric import plan_daemons
 from weft.launch.local.topology import (
     Taken,
     Topology,
@@ -140,3 +144,45 @@ def test_a_word_that_nothing_takes_is_refused_beside_a_cluster_that_runs(
     with suppress(SystemExit):  # argparse's way
         assert main([verb]) == 1
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"SERVER_OPTIONS": "--alert-interval 2s --audit-keep 7d"}, ""),
+        ({"SERVER_OPTIONS": ""}, ""),
+        (
+            {"SERVER_OPTIONS": "--audit-keep 30d"},
+            "error: this cluster's servers run with other options: --alert-interval, --audit-keep\n"
+            "  they have SERVER_OPTIONS='--audit-keep 7d --alert-interval 2s'; make down, then make up with others\n",
+        ),
+        ({"CEPH": "0"}, "error: this cluster has a Ceph cluster\n  make down, then make up CEPH=0\n"),
+    ],
+)
+def test_a_cluster_that_runs_is_never_taken_for_one_with_other_options(
+    words: dict[str, str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--audit-keep", "7d", "--alert-interval", "2s")
+    kept = choose_topology(str(tmp_path), ceph=True, server_options=options)
+    for name, word in words.items():
+        monkeypatch.setenv(name, word)
+    words_of_a_server = ("weft", "server", "--state", f"{kept.state_dir}/server")
+    with subprocess.Popen([sys.executable, "-c", "input()", *words_of_a_server], stdin=subprocess.PIPE) as server:
+        try:
+            assert (main(["inspect"]), capsys.readouterr().err) == (bool(said), said)
+        finally:
+            server.kill()
+
+
+def test_servers_that_do_not_run_get_other_options_and_keep_theirs_without_a_word(tmp_path: Path) -> None:
+    choose_topology(str(tmp_path), server_options=("--audit-keep", "7d"))
+    assert choose_topology(str(tmp_path)).server_options == ("--audit-keep", "7d")
+    choose_topology(str(tmp_path), server_options=("--audit-keep", "30d"))
+    kept = choose_topology(str(tmp_path))
+    [server] = plan_daemons(kept)
+    assert kept.server_options == server.argv[-2:] == ("--audit-keep", "30d")

@@ -17,13 +17,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from weft.contracts.clock import SystemClock
-from weft.launch.local.choice import check_store, find_topology, refuse_other
+from weft.launch.local.choice import check_store, find_differing, find_topology, refuse_other
 from weft.launch.local.down import down
 from weft.launch.local.fabric import weft_fabric
 from weft.launch.local.second.cluster import read_count, up_second
 from weft.launch.local.topology import MOST_SERVERS
 from weft.launch.local.up import up
-from weft.launch.server.configuration import make_parser
 from weft.objects.errors import InvalidInput, WeftError
 
 
@@ -33,13 +32,12 @@ def main(argv: list[str]) -> int:
     if argv in (["up"], ["inspect"]):
         store = os.environ.get("STORE") or None
         containerd, kata = (tuple(os.environ.get(word, "").split()) or None for word in ("CONTAINERD", "KATA"))
-        options = shlex.split(os.environ.get("SERVER_OPTIONS", ""))
         more: dict[str, Any] = {"store": store, "containerd": containerd, "kata": kata}
-        more["ceph"] = os.environ.get("CEPH", "") not in ("", "0")
+        more["ceph"] = None if (ceph := os.environ.get("CEPH", "")) == "" else ceph != "0"
         more["servers"] = os.environ.get("SERVERS", "")
-        if argv == ["inspect"]:
-            return _run(inspect(clone, **more))
-        return _run(up_all(clone, os.environ.get("CLUSTERS", ""), options, more))
+        more["server_options"] = shlex.split(os.environ.get("SERVER_OPTIONS", "")) or None
+        more["clusters"] = os.environ.get("CLUSTERS", "")
+        return _run((inspect if argv == ["inspect"] else up_all)(clone, **more))
     if argv == ["down"]:
         return _run(down(clone, SystemClock(), sys.stdout))
     print("usage: python -m weft.launch.local inspect|up|down", file=sys.stderr)
@@ -57,22 +55,23 @@ def count_servers(text: str) -> int | None:
     return int(text) if text else None
 
 
-async def inspect(clone: str, *, servers: str, **more: Any) -> None:
+async def inspect(clone: str, *, clusters: str, servers: str, **more: Any) -> None:
     """Whether ``make up`` is asked for what can be, and for the clone's cluster, if there is one: before anything is installed."""
+    read_count(clusters, clone)
+    find_differing((), more["server_options"] or ())
     count, topology = count_servers(servers), find_topology(clone)
     check_store(more["store"], count)
     if topology is not None:
         refuse_other(topology, servers=count, **more)
 
 
-async def up_all(clone: str, clusters: str, options: list[str], more: dict[str, Any]) -> None:
+async def up_all(clone: str, *, clusters: str, servers: str, **more: Any) -> None:
     """The clone's cluster, and a second one if it is wanted or there."""
-    make_parser().parse_args(options)  # a cluster that runs would leave them unread
+    find_differing((), more["server_options"] or ())  # what weft server doesn't take is said before anything starts
     count, clock = read_count(clusters, clone), SystemClock()
-    more["servers"] = count_servers(more["servers"])
-    first = await up(clone, weft_fabric(options), clock, sys.stdout, **more)
+    first = await up(clone, weft_fabric(), clock, sys.stdout, servers=count_servers(servers), **more)
     if count > 1:
-        await up_second(clone, first, clock, sys.stdout, options)
+        await up_second(clone, first, clock, sys.stdout, more["server_options"])
 
 
 def _run(command: Coroutine[Any, Any, object]) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import secrets
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from weft.launch.local import underlay
 from weft.launch.local.daemon import write_whole
+from weft.launch.local.processes import inspect_processes, is_weft
 from weft.launch.local.topology import ETCD, SQLITE, Topology, find_conflicts, plan_topology
 from weft.launch.local.underlay import inspect_taken
+from weft.launch.server.configuration import make_parser
 from weft.objects.errors import InUse, InvalidInput
 
 FILE = "cluster.json"
@@ -57,10 +61,11 @@ def refuse_other(
     store: str | None,
     containerd: tuple[str, ...] | None,
     kata: tuple[str, ...] | None,
-    ceph: bool,
+    ceph: bool | None,
     servers: int | None,
+    server_options: Sequence[str] | None,
 ) -> None:
-    """Raise InUse if the clone's cluster is another than the requested one."""
+    """Raise InUse if the clone's cluster is another than the requested one. Servers that don't run may get other options."""
     count = len(topology.servers) or 1
     if servers not in (None, count):
         have = "one server" if count == 1 else f"{count} servers"
@@ -79,8 +84,21 @@ def refuse_other(
             f"this cluster runs isolated containers with Kata on {have}",
             hint=f"make down, then make up KATA={' '.join(kata)}",
         )
-    if ceph and not topology.ceph:
-        raise InUse("this cluster has no Ceph cluster", hint="make down, then make up CEPH=1")
+    if ceph not in (None, topology.ceph):
+        have = "a" if topology.ceph else "no"
+        raise InUse(f"this cluster has {have} Ceph cluster", hint=f"make down, then make up CEPH={ceph:d}")
+    differing = find_differing(topology.server_options, server_options) if server_options is not None else []
+    if differing and _has_server(topology):
+        raise InUse(
+            f"this cluster's servers run with other options: {', '.join(differing)}",
+            hint=f"they have SERVER_OPTIONS='{shlex.join(topology.server_options)}'; make down, then make up with others",
+        )
+
+
+def find_differing(one: Sequence[str], other: Sequence[str]) -> list[str]:
+    """Find the flags of `weft server` that differ, whatever their order. Exits with a sentence for words that aren't such."""
+    values, others = (vars(make_parser().parse_args(list(words))) for words in (one, other))
+    return [f"--{name.replace('_', '-')}" for name in sorted(values) if values[name] != others[name]]
 
 
 def choose_topology(
@@ -89,18 +107,20 @@ def choose_topology(
     store: str | None = None,
     containerd: tuple[str, ...] | None = None,
     kata: tuple[str, ...] | None = None,
-    ceph: bool = False,
+    ceph: bool | None = None,
     servers: int | None = None,
+    server_options: Sequence[str] | None = None,
 ) -> Topology:
     """The kept topology, or a new one that is kept from now on.
 
     Raises InUse when something took its names or ports, or it keeps its objects in another ``store``, or has a
-    ``containerd``, or ``kata``, on other nodes, has no Ceph cluster and ``ceph`` is wanted, or another number of ``servers``."""
+    ``containerd``, or ``kata``, on other nodes, a Ceph cluster other than ``ceph`` says, another number of ``servers``, or servers
+    that run with other ``server_options``."""
     check_store(store, servers)
     topology = find_topology(clone)
     if topology is None:
         topology = plan_topology(
-            clone, inspect_taken(), node_count, store or SQLITE, containerd or (), kata or (), ceph, servers or 1
+            clone, inspect_taken(), node_count, store or SQLITE, containerd or (), kata or (), bool(ceph), servers or 1
         )
         topology = msgspec.structs.replace(topology, state=secrets.token_hex(8))
         for word, named in (("CONTAINERD", topology.containerd), ("KATA", topology.kata)):
@@ -111,13 +131,19 @@ def choose_topology(
                     hint=f"{word}=n3",
                 )
     else:
-        refuse_other(topology, store, containerd, kata, ceph, servers)
+        refuse_other(topology, store, containerd, kata, ceph, servers, server_options)
         if conflicts := find_conflicts(topology, inspect_taken()):
             raise InUse("; ".join(conflicts), hint="make down, then make up, which chooses another")
+    if server_options is not None:
+        topology = msgspec.structs.replace(topology, server_options=tuple(server_options))
     state = Path(topology.state_dir)
     state.mkdir(mode=0o700, exist_ok=True)
     write_whole(state / FILE, msgspec.json.format(msgspec.json.encode(topology)))
     return topology
+
+
+def _has_server(topology: Topology) -> bool:
+    return any("server" in found.argv and is_weft(found, [topology.state_dir]) for found in inspect_processes())
 
 
 def _find_kept(clone: str) -> Topology | None:

@@ -13,7 +13,6 @@ import shutil
 import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +61,13 @@ CORES_PER_CORE = 4
 
 
 def weft_fabric(
-    server_options: Sequence[str] = (),
     steps: tuple[tuple[str, Work], ...] | None = None,
     closing: Callable[[Topology], str] | None = None,
 ) -> Fabric:
-    """The real thing; tests of the local cluster bring stand-ins. ``server_options`` are more words for `weft server`;
-    ``steps`` and ``closing`` come in the place of the image, the first VM and what to type next."""
+    """The real thing; tests of the local cluster bring stand-ins. ``steps`` and ``closing`` come in the place of the image, the
+    first VM and what to type next."""
     return Fabric(
-        plan_daemons=partial(plan_daemons, server_options=server_options),
+        plan_daemons=plan_daemons,
         wait_server=wait_server,
         prepare_server=prepare_server,
         prepare_agent=prepare_agent,
@@ -81,21 +79,21 @@ def weft_fabric(
     )
 
 
-def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list[Daemon]:
+def plan_daemons(topology: Topology) -> list[Daemon]:
     """`weft server` in the host's namespaces, on loopback for people, and on the underlay for the nodes; or each of several that
     has joined, in namespaces of its own."""
     daemons = []
     if not topology.servers:
-        daemons.append(Daemon("server", plan_server(topology, None, server_options), topology.state_dir))
+        daemons.append(Daemon("server", plan_server(topology, None), topology.state_dir))
     for server in list_prepared(topology):
-        argv = plan_server(topology, server, server_options)
+        argv = plan_server(topology, server)
         daemons.append(Daemon(f"server-{server.name}", argv, topology.state_dir, inside=server.name))
     if topology.ceph:
         daemons.append(Daemon("ceph", supervisor_command(plan_ceph(topology)), topology.state_dir))
     return daemons
 
 
-def plan_server(topology: Topology, server: Node | None, server_options: Sequence[str]) -> tuple[str, ...]:
+def plan_server(topology: Topology, server: Node | None) -> tuple[str, ...]:
     """The command line of the only server (None), or one of several."""
     state = Path(topology.state_dir)
     home, name = (state / "server", "s1") if server is None else (server_state_dir(topology, server), server.name)
@@ -115,7 +113,7 @@ def plan_server(topology: Topology, server: Node | None, server_options: Sequenc
         "--receivers-allow=127.0.0.0/8",
         *(f"--allow-fetch={place}" for place in (state.absolute().parent, (state / "cache").resolve())),
         *("--microvm-dir", str(find_microvm(state / "cache"))),
-        *server_options,
+        *topology.server_options,
     )
 
 

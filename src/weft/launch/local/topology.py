@@ -61,6 +61,7 @@ class Topology(msgspec.Struct, frozen=True):
     state: str = ""
     ceph: bool = False  # a Ceph cluster of its own, whose pool all nodes offer as storage pool ``ceph``
     servers: tuple[Node, ...] = ()
+    server_options: tuple[str, ...] = ()  # more words for each `weft server`
 
     @property
     def state_dir(self) -> str:

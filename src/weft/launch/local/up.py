@@ -7,7 +7,7 @@ in a healthy one. What the cluster runs comes as a `Fabric` value; this file kno
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -59,14 +59,16 @@ async def up(
     store: str | None = None,
     containerd: tuple[str, ...] | None = None,
     kata: tuple[str, ...] | None = None,
-    ceph: bool = False,
+    ceph: bool | None = None,
     servers: int | None = None,
+    server_options: Sequence[str] | None = None,
 ) -> Topology:
     """Bring up the cluster of the clone at absolute path ``clone``, showing each step on ``stream``.
 
     ``store`` is where a new cluster keeps its objects (`sqlite` or `etcd`); without one SQLite, or its present one;
     ``containerd`` the nodes of a new one that have a containerd hold their containers, ``kata`` those that leave machines to Kata;
-    ``ceph``: a new one has a Ceph cluster; ``servers``: so many servers.
+    ``ceph``: a new one has a Ceph cluster; ``servers``: so many servers;
+    ``server_options``: more words for `weft server`, without any those that its servers have.
 
     Raises InUse when another up or down of this clone is under way, and the failing step's WeftError; what stands by
     then keeps standing, and the next up goes on from there.
@@ -75,7 +77,7 @@ async def up(
     with hold_lock(Path(clone) / ".weft", "make up"):
         if not is_of_this_state(clone):
             await end_former(clone, clock, progress)
-        topology = choose_topology(clone, node_count, store, containerd, kata, ceph, servers)
+        topology = choose_topology(clone, node_count, store, containerd, kata, ceph, servers, server_options)
         await progress.show("namespaces", boot_nodes(topology))
         starting = start_servers(topology, fabric, clock)
         await progress.show("servers" if topology.servers else "server", starting)

@@ -25,7 +25,7 @@ from weft.launch.local.fabric import POLL_SECONDS, READY_SECONDS, ensure_image, 
 from weft.launch.local.progress import Progress
 from weft.launch.local.topology import Topology, server_url
 from weft.launch.local.up import up
-from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, TimedOut, WeftError
+from weft.objects.errors import IllegalTransition, InUse, InvalidInput, NotFound, TimedOut, WeftError
 
 EAST = "east"
 CIDR = "10.215.0.0/20"  # of its network default: the first one's guests have other addresses
@@ -34,21 +34,26 @@ TERMS: dict[str, Any] = {"grants": ["migrate", "replicate"], "projects": {"defau
 
 
 def read_count(text: str, clone: str) -> int:
-    """How many clusters ``CLUSTERS=text`` wants; without a word as many as the clone has. Raises InvalidInput."""
+    """How many clusters ``CLUSTERS=text`` wants; without a word as many as the clone has. Raises InvalidInput, and InUse for one of
+    two."""
     if text not in ("", "1", "2"):
         raise InvalidInput(f"CLUSTERS={text} is not possible", field="clusters", hint="CLUSTERS=2, or leave it out")
-    return 2 if text == "2" or find_second(clone) is not None else 1
+    has_second = find_second(clone) is not None
+    if text == "1" and has_second:
+        raise InUse("this clone has two clusters", hint="make down, then make up")
+    return 2 if text == "2" or has_second else 1
 
 
 async def up_second(
-    clone: str, first: Topology, clock: Clock, stream: TextIO, server_options: Sequence[str] = ()
+    clone: str, first: Topology, clock: Clock, stream: TextIO, server_options: Sequence[str] | None = None
 ) -> Topology:
     """Bring the second cluster of ``clone`` up and link it with the ``first``. Raises as ``up`` does."""
     home = place_second(clone)
     prepare_home(Path(clone), Path(home))
     stream.write(f"\n{WEST}, a second cluster:\n")
-    fabric = weft_fabric(("--network", CIDR, *server_options), (("image tiny", ensure_image),), lambda _: "")
-    topology = await up(home, fabric, clock, stream, NODES)
+    fabric = weft_fabric((("image tiny", ensure_image),), lambda _: "")
+    options = ("--network", CIDR, *(first.server_options if server_options is None else server_options))
+    topology = await up(home, fabric, clock, stream, NODES, server_options=options)
     await Progress(stream, clock).show("link", ensure_link(first, topology, clock))
     stream.write(
         f"\nTry:  .venv/bin/weft cluster list        .venv/bin/weft --context {WEST} node list\n"
