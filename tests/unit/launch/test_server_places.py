@@ -67,6 +67,7 @@ def test_a_server_is_not_started_where_it_could_not_listen(
         code = main(["--state", str(tmp_path), "--metrics", "off", *free, *words])
         told = capsys.readouterr().err
         assert said.format(taken=taken) in told and remedy.format(taken=taken) in told
+        assert ("weft server: another process has the port of --gateway" in told) is ("{taken}" in said)
     assert code == (5 if "another process" in said else 2)
     assert [path.name for path in tmp_path.iterdir()] == ["server.lock"]
 
@@ -82,13 +83,16 @@ def test_a_server_is_not_started_at_no_port(flag: str, tmp_path: Path, capsys: p
 async def test_one_port_of_both_families_is_no_conflict() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    await check_listeners([("--listen", f"0.0.0.0:{port}"), ("--listen", f"[::]:{port}")], SystemClock())
+    await check_listeners([("--listen", f"0.0.0.0:{port}"), ("--listen", f"[::]:{port}")], SystemClock(), print)
 
 
 async def test_a_port_that_a_killed_server_still_has_is_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         place = f"127.0.0.1:{holder.getsockname()[1]}"
-        checking = asyncio.create_task(check_listeners([("--listen", place)], SystemClock()))
+        said = asyncio.Queue[str]()
+        checking = asyncio.create_task(check_listeners([("--listen", place)], SystemClock(), said.put_nowait))
+        assert await said.get() == f"another process has the port of --listen {place}: waiting 10 s at most for its end"
         await asyncio.sleep(0.2)
         assert not checking.done()
     await checking
+    assert said.empty()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from weft.contracts.clock import Clock
@@ -31,9 +31,10 @@ def name_own_addresses() -> str:
     return " or ".join(read_own_addresses()[:4]) or "one that other machines reach"
 
 
-async def check_listeners(places: Sequence[tuple[str, str]], clock: Clock) -> None:
-    """Check ``places``: each a flag, or another name, and HOST:PORT. Raises InvalidInput for an address that this machine doesn't
-    have, or a place that two of them want, and InUse when another process keeps one for longer than a killed server takes."""
+async def check_listeners(places: Sequence[tuple[str, str]], clock: Clock, report: Callable[[str], object]) -> None:
+    """Check ``places``: each a flag, or another name, and HOST:PORT; ``report`` gets a sentence about a port that is waited for.
+    Raises InvalidInput for an address that this machine doesn't have, or a place that two of them want, and InUse when another
+    process keeps one for longer than a killed server takes."""
     until, checked = clock.elapsed() + PATIENCE_SECONDS, list[tuple[str, str, int]]()
     with ExitStack() as held:
         for flag, place in places:
@@ -44,6 +45,7 @@ async def check_listeners(places: Sequence[tuple[str, str]], clock: Clock) -> No
                 if port == taken != 0 and (host == at or is_any):
                     raise InvalidInput(f"{flag} {place} and {other} have the same port", field=field, hint="change one")
             checked.append((flag, host, port))
+            is_said = False
             while True:
                 try:
                     held.enter_context(bind_listener(host, port))
@@ -61,4 +63,8 @@ async def check_listeners(places: Sequence[tuple[str, str]], clock: Clock) -> No
                             field=field,
                             hint=f"ss -ltnp 'sport = :{port}' shows which one: end it, or give another port",
                         ) from None
+                if not is_said:
+                    is_said = True
+                    rest = until - clock.elapsed()
+                    report(f"another process has the port of {flag} {place}: waiting {rest:.0f} s at most for its end")
                 await clock.sleep(_LOOK_SECONDS)

@@ -149,13 +149,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"weft server: {problem.message}; {problem.hint}", file=sys.stderr)
         return exit_code(problem)
     for line in options.unused:
-        print(f"weft server: {line}", file=sys.stderr, flush=True)
+        _report(line)
     try:
         with hold_server(options.state):
             refuse_unfinished(options.state)
             refuse_removed(options.state)
             check_store(options.state, options.store)
-            asyncio.run(check_listeners(_list_listeners(options), SystemClock()))
+            asyncio.run(check_listeners(_list_listeners(options), SystemClock(), _report))
             if is_remembered(options.state) and recall_store(options.state) != options.store:
                 asyncio.run(try_store(options.store, options.state, SystemClock()))
             remember_store(options.state, options.store)
@@ -166,6 +166,10 @@ def main(argv: Sequence[str]) -> int:
         print(f"weft server: {problem.message}" + (f"\n{problem.hint}" if problem.hint else ""), file=sys.stderr)
         return exit_code(problem)
     return status
+
+
+def _report(line: str) -> None:
+    print(f"weft server: {line}", file=sys.stderr, flush=True)
 
 
 def _list_listeners(options: argparse.Namespace) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ From ``begin`` to ``finish`` a mark lies there, and no store opens: a part of a 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Sequence
 
 from weft.contracts.clock import Clock, SystemClock
@@ -17,6 +18,7 @@ from weft.store.etcd.places import Places
 from weft.store.etcd.space import end_alarms
 from weft.store.etcd.transaction import delete, plan_writes, put
 
+_log = logging.getLogger(__name__)
 _PAGE_ENTRIES = 500  # of 256 KB at most
 _LEAP = 1_000_000_000  # more than a copy that was in force for a while can have given out
 
@@ -126,6 +128,7 @@ class EtcdRefill:
     async def _see_that_nobody_holds(self, name: str) -> None:
         """Wait until lease ``name`` has lapsed; raises InUse if its holder renews it meanwhile."""
         for held in await self._leases.live(name):
+            _log.warning("%s may use the store: waiting %.0f s for its end", held.holder, held.remaining_seconds)
             await self._clock.sleep(held.remaining_seconds)
             if any(now.name == held.name for now in await self._leases.live(name)):
                 raise InUse(

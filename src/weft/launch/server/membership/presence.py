@@ -57,10 +57,15 @@ async def keep_presence(
 async def wait_for_name(store: Store, identity: ServerIdentity, clock: Clock) -> None:
     """Wait until no other server has this one's name: the lease of one that died lapses. Raises NameTaken when one keeps it."""
     name, holder = LEASE_PREFIX + identity.name, name_holder(identity.name, identity.uid)
-    until = clock.elapsed() + LEASE_SECONDS
+    until, is_said = clock.elapsed() + LEASE_SECONDS, False
     while any(lease.name == name and lease.holder != holder for lease in await store.leases(name)):
         if clock.elapsed() >= until:
             raise _taken(identity)
+        if not is_said:
+            is_said = True
+            _log.warning(
+                "another server has the name %s: waiting %.0f s at most for its end", identity.name, LEASE_SECONDS
+            )
         await clock.sleep(1.0)
 
 
