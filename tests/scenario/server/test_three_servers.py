@@ -169,7 +169,10 @@ def test_a_backup_comes_back_with_one_server_and_the_others_join_it_again(tmp_pa
         fabric.servers["s2"].kill()
         done = run_restore(tmp_path / "s1", file)
         assert done.returncode == 0, done.stderr
-        assert "Let s2 join it again" in done.stderr and "etcd/data.replaced" in done.stderr
+        assert "etcd/data.replaced:" in done.stderr
+        again = run_restore(tmp_path / "s1", file)
+        assert "etcd/data.replaced-2:" in again.stderr
+        assert all("Let s2 join it again" in said.stderr for said in (done, again))
         fabric.servers["s1"].start()
         first = fabric.client("s1")
         until(lambda: tried(lambda: read_servers(first)["s2"][0] == "NotReady"))
@@ -178,6 +181,18 @@ def test_a_backup_comes_back_with_one_server_and_the_others_join_it_again(tmp_pa
         shutil.rmtree(tmp_path / "s2")
         fabric.join(2)
         assert [one["name"] for one in fabric.client("s2").list("volume").items] == ["before"]
+
+
+def test_a_backup_of_members_in_a_new_folder_says_which_store_it_has_and_how_to_get_members(tmp_path: Path) -> None:
+    with fabric_in(tmp_path) as fabric:
+        fabric.begin()
+        state, file = tmp_path / "s1", tmp_path / "saved"
+        fabric.servers["s1"].kill()
+        words = [*WEFT, "server", "backup", str(file), "--state", str(state)]
+        subprocess.run(words, check=True)
+        done = run_restore(tmp_path / "new", file)
+        assert done.returncode == 0 and "Objects are in sqlite now; in the backup s1 " in done.stderr
+        assert f"weft server move-store members --member ADDRESS --state {tmp_path / 'new'}" in done.stderr
 
 
 def test_what_a_fabric_of_members_refuses(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from weft.contracts.store import Store
 from weft.controllers.failover.restored import check_entries, hold_restored, list_unknown
 from weft.gateway.function_events.backup import put_rows
 from weft.kinds.parts.function_code import CODE_FOLDER
+from weft.kinds.server import SERVER, ServerMarks
 from weft.launch.process.amounts import Parser
 from weft.launch.server.backup_events import EVENTS, gather_events
 from weft.launch.server.backup_repository import ServerBackups, is_repository
@@ -55,7 +56,9 @@ from weft.launch.store.engine import (
 from weft.launch.store.etcd import find_etcd
 from weft.launch.store.listening import is_listening
 from weft.launch.store.member import Member, begin_member, read_member
+from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InUse, InvalidInput, NotFound, Unavailable, WeftError
+from weft.objects.identity import kind_prefix
 from weft.objects.quantity import format_bytes, parse_period
 from weft.store.backup import Backup, read_backup, write_backup
 from weft.store.remote import RemoteStore
@@ -278,10 +281,17 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
         "Start the server again: guests keep running. weft doctor lists those that are not in the backup.",
         file=sys.stderr,
     )
-    if member is not None and member.others:
+    joined = _list_members(backup) | set(member.others if member is not None else ())
+    again = "remove the --state folder of each; then weft server delete NAME, and weft token create --use server."
+    if member is not None and (others := sorted(joined - {member.name})):
         print(
-            f"The store has this server's member only. Let {' '.join(member.others)} join it again: remove the --state folder of"
-            " each; then weft server delete NAME, and weft token create --use server.",
+            f"The store has this server's member only. Let {' '.join(others)} join it again: {again}", file=sys.stderr
+        )
+    elif member is None and joined:
+        print(
+            f"Objects are in {options.store} now; in the backup {' '.join(sorted(joined))} had a member of the"
+            f" store each. For that start this server, then: weft server move-store members --member ADDRESS --state {state}."
+            f" To let others join again: {again}",
             file=sys.stderr,
         )
     for link, names in list_unknown(backup.entries).items():
@@ -294,6 +304,12 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _list_members(backup: Backup) -> set[str]:
+    """List the servers that had a member of the store."""
+    servers = (decode_envelope(value, 0) for key, value in backup.entries() if key.startswith(kind_prefix(SERVER.name)))
+    return {one.name for one in servers if decode_part(one.marks, ServerMarks).member}
 
 
 @contextmanager
