@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -172,7 +173,14 @@ def test_a_backup_comes_back_with_one_server_and_the_others_join_it_again(tmp_pa
         assert "etcd/data.replaced:" in done.stderr
         again = run_restore(tmp_path / "s1", file)
         assert "etcd/data.replaced-2:" in again.stderr
-        assert all("Let s2 join it again" in said.stderr for said in (done, again))
+        for said in (done, again):  # and nothing of what the etcd says
+            first, *lines = (said.stdout + said.stderr).splitlines()
+            assert first.endswith(f"← {file}") and [line[:11] for line in lines] == [
+                "What was th",
+                "Start the s",
+                "The store h",
+            ]
+            assert "Let s2 join it again" in lines[-1]
         fabric.servers["s1"].start()
         first = fabric.client("s1")
         until(lambda: tried(lambda: read_servers(first)["s2"][0] == "NotReady"))
@@ -186,13 +194,34 @@ def test_a_backup_comes_back_with_one_server_and_the_others_join_it_again(tmp_pa
 def test_a_backup_of_members_in_a_new_folder_says_which_store_it_has_and_how_to_get_members(tmp_path: Path) -> None:
     with fabric_in(tmp_path) as fabric:
         fabric.begin()
-        state, file = tmp_path / "s1", tmp_path / "saved"
+        state, place, file = tmp_path / "s1", fabric.place(1), tmp_path / "saved"
         fabric.servers["s1"].kill()
         words = [*WEFT, "server", "backup", str(file), "--state", str(state)]
-        subprocess.run(words, check=True)
+        said = subprocess.run(words, capture_output=True, text=True, check=True)  # by an etcd of its own
+        assert len((said.stdout + said.stderr).splitlines()) == 2
         done = run_restore(tmp_path / "new", file)
         assert done.returncode == 0 and "Objects are in sqlite now; in the backup s1 " in done.stderr
         assert f"weft server move-store members --member ADDRESS --state {tmp_path / 'new'}" in done.stderr
+        with socket.create_server((place.host, place.port)):
+            done = run_restore(state, file)
+        assert done.returncode == 1 and done.stderr.splitlines() == [
+            f"error: the store can't be started: listen tcp {place.client}: bind: address already in use",
+            "mend that, then try again",
+        ]
+        assert run_restore(state, file).returncode == 0
+
+
+def test_silent_connections_to_a_member_are_logged_once_a_minute(tmp_path: Path) -> None:
+    with fabric_in(tmp_path) as fabric:
+        fabric.begin()
+        place, server = fabric.place(1), fabric.servers["s1"]
+        for _ in range(20):
+            socket.create_connection((place.host, place.port)).close()
+        until(lambda: "rejected connection" in server.read_log())
+        server.kill(signal.SIGTERM)
+        server.process.wait()
+        log = server.read_log()
+        assert log.count("rejected connection") == 1 and "ready to serve client requests" in log
 
 
 def test_what_a_fabric_of_members_refuses(tmp_path: Path) -> None:

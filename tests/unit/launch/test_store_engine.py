@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.scenario.controllers_lab import VirtualClock
 
 from weft.contracts.clock import SystemClock
 from weft.launch.local.fabric import plan_daemons
@@ -17,6 +18,7 @@ from weft.launch.server.configuration import parse_options
 from weft.launch.server.main import main
 from weft.launch.store.engine import find_endpoints, make_store
 from weft.launch.store.etcd import QUOTA_BYTES, find_socket, plan_etcd
+from weft.launch.store.etcd_log import EtcdLog
 from weft.launch.store.member import begin_member, plan_member, read_member, write_member
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.protocol.server.join import MemberPlace
@@ -93,3 +95,31 @@ def test_a_server_that_alone_had_the_objects_is_not_sent_to_join_again(
         with pytest.raises(Unavailable, match="is gone") as refused:
             plan_member(tmp_path, SystemClock(), 0)
         assert said in refused.value.hint
+
+
+def test_lines_of_an_etcd_that_anyone_can_cause_pass_once_a_minute_with_the_count_of_the_others() -> None:
+    clock, passed = VirtualClock(), list[str]()
+    log = EtcdLog(clock, passed.append)
+    for number in range(20):
+        log.take(f'2026-11-30 19:32:21 I | embed: rejected connection from "10.0.0.9:{number}" (error "EOF")')
+        log.take(f"raft: term {number}")
+    clock.advance(61.0)
+    log.take('{"level":"warn","msg":"rejected connection","remote-addr":"[::1]:1"}')
+    assert len(passed) == 22 and passed[0].endswith('"10.0.0.9:0" (error "EOF")')
+    assert passed[-1] == '{"level":"warn","msg":"rejected connection","remote-addr":"[::1]:1"} (19 more like it before)'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2026-11-30 19:32:22.3 C | etcdmain: the disk is gone",
+        '{"level":"fatal","ts":"2026","caller":"etcdmain/etcd.go:204","msg":"discovery failed","error":"the disk is gone"}',
+        "panic: the disk is gone",
+        "weft server: etcd can't be started: the disk is gone; restarting in 0.2 s",
+    ],
+)
+def test_why_an_etcd_ended_is_known(line: str) -> None:
+    log = EtcdLog(SystemClock())
+    log.take(line)
+    log.take("raft: term 5")
+    assert log.fatal.startswith("the disk is gone")

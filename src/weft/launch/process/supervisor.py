@@ -7,6 +7,7 @@ import ctypes
 import resource
 import signal
 import sys
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -33,7 +34,8 @@ class Command(NamedTuple):
 class Supervisor:
     """Starts one command again whenever it ends, waiting longer after each quick death. ``name`` is for the log; ``plan`` gives the
     command of each start, which waits while it isn't ``is_ready``; ``note`` gets what it reports on stderr, too. A command that
-    ends with REFUSED isn't started again: then ``on_refused`` is called."""
+    ends with REFUSED isn't started again: then ``on_refused`` is called. ``output`` gets the lines that the command writes, and
+    what is reported of it, in the place of stderr."""
 
     def __init__(
         self,
@@ -43,12 +45,15 @@ class Supervisor:
         is_ready: Callable[[], bool] = lambda: True,
         note: Callable[[str], None] = lambda _: None,
         on_refused: Callable[[], None] = lambda: None,
+        output: Callable[[str], object] | None = None,
     ) -> None:
         self._name, self._note, self._on_refused = name, note, on_refused
         self._is_ready = is_ready
         self._plan = plan if callable(plan) else partial(Command, plan)
         self._clock = clock
+        self._output = output
         self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
 
     async def keep(self) -> None:
         backoff = FIRST_BACKOFF_SECONDS
@@ -58,9 +63,7 @@ class Supervisor:
             began = self._clock.elapsed()
             try:
                 command = self._plan()
-                self._process = await asyncio.create_subprocess_exec(
-                    *command.argv, env=command.environ, preexec_fn=partial(_prepare, command.most_data_bytes)
-                )
+                self._process = await self._start(command)
                 if (status := await self._process.wait()) == REFUSED:
                     self._note(f"WARNING {self._name} refused to start")
                     return self._on_refused()
@@ -71,7 +74,7 @@ class Supervisor:
                 backoff = FIRST_BACKOFF_SECONDS
             if not self._is_ready():
                 continue
-            print(f"weft server: {self._name} {ended}; restarting in {backoff:g} s", file=sys.stderr, flush=True)
+            self._report(f"weft server: {self._name} {ended}; restarting in {backoff:g} s")
             self._note(f"WARNING {self._name} {ended}; restarting in {backoff:g} s")
             await self._clock.sleep(backoff)
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
@@ -92,6 +95,25 @@ class Supervisor:
         except TimeoutError:
             process.kill()
             await process.wait()
+        if self._reading is not None:
+            await self._reading
+
+    async def _start(self, command: Command) -> asyncio.subprocess.Process:
+        prepare = partial(_prepare, command.most_data_bytes)
+        if self._output is None:
+            return await asyncio.create_subprocess_exec(*command.argv, env=command.environ, preexec_fn=prepare)
+        process = await asyncio.create_subprocess_exec(
+            *command.argv, env=command.environ, preexec_fn=prepare, stdout=PIPE, stderr=STDOUT
+        )
+        assert process.stdout is not None
+        self._reading = asyncio.create_task(_pass_on(process.stdout, self._output))
+        return process
+
+    def _report(self, line: str) -> None:
+        if self._output is not None:
+            self._output(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
 
 @asynccontextmanager
@@ -105,6 +127,17 @@ async def supervising(supervisors: Sequence[Supervisor]) -> AsyncIterator[None]:
             task.cancel()
         for supervisor in reversed(supervisors):
             await supervisor.end()
+
+
+async def _pass_on(lines: asyncio.StreamReader, output: Callable[[str], object]) -> None:
+    while True:
+        try:
+            line = await lines.readline()
+        except ValueError:  # longer than 64 KiB: what was read of it is gone
+            continue
+        if not line:
+            return
+        output(line.decode(errors="replace").rstrip("\n"))
 
 
 def _prepare(most_data_bytes: int) -> None:

@@ -36,6 +36,7 @@ from weft.launch.store.engine import (
     remember_store,
     try_store,
 )
+from weft.launch.store.etcd_log import EtcdLog
 from weft.launch.store.exchange import find_own_etcd
 from weft.launch.store.member import read_member
 from weft.objects.errors import WeftError
@@ -70,7 +71,8 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
 
     plan_own(options.store, state, clock, options.store_quota)  # what is missing is said before anything starts
     plan = partial(_plan_etcd, state, clock, options.store_quota)
-    etcd = Supervisor("etcd", plan, clock, lambda: _needs_etcd(state), note)
+    log = EtcdLog(clock, partial(print, file=sys.stderr, flush=True))
+    etcd = Supervisor("etcd", plan, clock, lambda: _needs_etcd(state), note, output=log.take)
     supervisors = [etcd]
     evaluators = []
     if find_unfit(options.metrics, options.database) is None:

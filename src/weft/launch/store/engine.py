@@ -18,6 +18,7 @@ from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Refill, Store
 from weft.launch.process.supervisor import Command, Supervisor, supervising
 from weft.launch.store.etcd import NO_QUOTA, find_socket, plan_etcd
+from weft.launch.store.etcd_log import EtcdLog
 from weft.launch.store.member import Member, plan_member, read_member, renew_certificate
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.objects.identity import MEMBER_NAME
@@ -117,10 +118,15 @@ async def refill_store(
 @asynccontextmanager
 async def running(url: str, state: Path, clock: Clock) -> AsyncIterator[None]:
     """Run the etcd that ``url`` names if it is the server's own and the server doesn't run: without a quota, since the server's
-    is in flags that nobody has given here. Raises Unavailable."""
-    plan = plan_own(url, state, clock, NO_QUOTA)
-    async with supervising([Supervisor("etcd", plan, clock)] if plan else []):
-        yield
+    is in flags that nobody has given here. Raises Unavailable, with the reason where the etcd ended."""
+    plan, log = plan_own(url, state, clock, NO_QUOTA), EtcdLog(clock)
+    try:
+        async with supervising([Supervisor("etcd", plan, clock, output=log.take)] if plan else []):
+            yield
+    except Unavailable as problem:
+        if log.fatal:
+            raise type(problem)(f"the store can't be started: {log.fatal}", hint="mend that, then try again") from None
+        raise
 
 
 def plan_own(url: str, state: Path, clock: Clock, quota_bytes: int) -> Sequence[str] | Callable[[], Command] | None:
