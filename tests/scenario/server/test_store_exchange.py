@@ -24,7 +24,8 @@ from weft.client.context import read_context
 from weft.launch.server.exchange.command import main
 from weft.launch.store.engine import recall_store
 from weft.launch.store.exchange import read_exchange
-from weft.objects.errors import CursorGone
+from weft.objects.errors import CursorGone, Unavailable
+from weft.store.copy import StoreCopy
 from weft.store.etcd.refill import EtcdRefill
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
@@ -216,7 +217,9 @@ def test_an_etcd_of_the_servers_own_runs_while_it_is_needed(tmp_path: Path) -> N
         server.kill()
 
 
-def test_a_member_that_a_killed_command_has_begun_is_ended_before_another_begins(tmp_path: Path) -> None:
+def test_a_member_that_a_killed_command_has_begun_is_ended_before_another_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state, place = tmp_path / "s1", Fabric(tmp_path).place(1)
     state.mkdir()
     server = Server(state, "--server", "s1")
@@ -233,6 +236,9 @@ def test_a_member_that_a_killed_command_has_begun_is_ended_before_another_begins
         assert data / "member" / "snap" / "db" in {path.resolve() for path in descriptors.iterdir()}
         ok(state, "--confirm")
         ok(state, "sqlite")
+        with monkeypatch.context() as broken:
+            broken.setattr(StoreCopy, "finish", fail)
+            assert "the copy is not equal" in refused(state, "--back")
         ok(state, "--back")  # to the member that still runs
         data.rename(tmp_path / "data")
         assert "is not the folder of the etcd" in refused(state, "--confirm")
@@ -382,6 +388,35 @@ def test_a_server_whose_new_store_is_lost_returns_to_the_one_before_as_it_was(
         one.wait()
     ok(api.state, "--back", "--as-it-was")
     assert recall_store(api.state) == "sqlite" and names_of_restarted(api) == ["a"]
+
+
+def test_a_way_back_that_fails_or_is_killed_may_be_taken_again(
+    api: ApiProcess, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = api.start()
+    client, url = api.connect(), etcd.url
+    for there, words in ((url, ()), ("sqlite", ("--overwrite",))):
+        client.create(volume(f"in-{there[:4]}"))
+        ok(api.state, there, *words)
+        for step in ("begin:after", "switch:before"):
+            killed = run_program(CUT_SHORT, api.state, step, "0", "--back")
+            assert killed.returncode == -signal.SIGKILL, killed.stderr
+        with monkeypatch.context() as broken:
+            broken.setattr(StoreCopy, "finish", fail)
+            assert "the copy is not equal" in refused(api.state, "--back", *words)
+        assert "is still kept" in refused(api.state, "etcd")
+        if there == url:
+            ok(api.state, "--confirm")
+    process.kill()
+    process.wait()
+    assert "isn't as it was" in refused(api.state, "--back", "--as-it-was")
+    assert names_of_restarted(api) == ["in-etcd", "in-sqli"]
+    ok(api.state, "--back")
+    assert recall_store(api.state) == url and names_of(api.connect()) == ["in-etcd", "in-sqli"]
+
+
+async def fail(copy: StoreCopy) -> None:
+    raise Unavailable("the copy is not equal to the original")
 
 
 def test_an_etcd_that_was_left_is_never_taken_for_the_store_again(

@@ -15,11 +15,13 @@ FILE = "store.former"
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """The objects go from the store ``source`` to ``target``, from ``began_at`` (unix seconds) on."""
+    """The objects go from the store ``source`` to ``target``, from ``began_at`` (unix seconds) on. ``takes_back``: when the one
+    before began, if they return; 0: they don't."""
 
     source: str
     target: str
     began_at: float
+    takes_back: float = 0.0
 
 
 def read_exchange(state: Path) -> Exchange | None:
@@ -31,9 +33,13 @@ def read_exchange(state: Path) -> Exchange | None:
 
 
 def find_done(state: Path) -> Exchange | None:
-    """The one by which the store in force came to be it, if it isn't confirmed."""
-    exchange = read_exchange(state)
-    return exchange if exchange is not None and exchange.target == recall_store(state) else None
+    """The one by which the store in force came to be it, if it isn't confirmed. One that hasn't finished takes nothing back."""
+    exchange, in_force = read_exchange(state), recall_store(state)
+    if exchange is None or exchange.target == in_force:
+        return exchange
+    if exchange.takes_back and exchange.source == in_force:
+        return Exchange(exchange.target, exchange.source, exchange.takes_back)
+    return None
 
 
 def write_exchange(state: Path, exchange: Exchange) -> None:

@@ -27,7 +27,7 @@ from weft.launch.store.engine import (
     running,
 )
 from weft.launch.store.etcd import find_etcd
-from weft.launch.store.exchange import Exchange, drop_exchange, write_exchange
+from weft.launch.store.exchange import Exchange, drop_exchange, find_done, write_exchange
 from weft.launch.store.listening import is_listening
 from weft.launch.store.member import DATA, FILE, FOLDER, begin_member, check_place, is_used
 from weft.objects.errors import (
@@ -55,7 +55,8 @@ _LOOK_SECONDS = 0.2
 async def exchange_store(options: argparse.Namespace, clock: Clock) -> None:
     """Copy, and put the copy in force. Raises WeftError; then the store before is in force."""
     state: Path = options.state
-    exchange = Exchange(recall_store(state), options.url, clock.now())
+    done = find_done(state)  # which this one takes back
+    exchange = Exchange(recall_store(state), options.url, clock.now(), done.began_at if done is not None else 0.0)
     if not is_listening(state / "store.sock"):
         raise Unavailable(
             f"no server runs in {state}",
@@ -109,6 +110,7 @@ async def return_as_it_was(state: Path, exchange: Exchange, clock: Clock) -> Non
         former = make_refill(exchange.source, state, clock)
         async with running(exchange.source, state, clock):
             try:
+                await _refuse_part(former, exchange)
                 await former.revive()
             finally:
                 await former.close()
@@ -165,6 +167,8 @@ async def _give_up(target: Refill, exchange: Exchange, state: Path, *, began: bo
         if began:
             await target.abandon()
     await target.close()
+    if exchange.takes_back:  # it may be tried again
+        return
     drop_exchange(state)
     if exchange.target == MEMBERS:
         (state / FOLDER / FILE).unlink(missing_ok=True)
@@ -247,6 +251,18 @@ async def _retire(state: Path, exchange: Exchange, clock: Clock, *, keep: bool) 
 
 def _name_fabric(state: Path) -> str:
     return hashlib.sha256((state / "ca.crt").read_bytes()).hexdigest()[:16]
+
+
+async def _refuse_part(former: Refill, exchange: Exchange) -> None:
+    """Raises IllegalTransition for an etcd in which a return to it was begun: it was emptied, to be filled again."""
+    if exchange.source == SQLITE:  # a file beside it is filled
+        return
+    there = await former.inspect()
+    if not there.objects or (there.note or "").startswith(COPY):
+        raise IllegalTransition(
+            f"{exchange.source} isn't as it was: a return to it was begun, and has not finished",
+            hint=f"{COMMAND} --back beside the server; if {exchange.target} is lost: weft server restore FILE",
+        )
 
 
 def _has_named_store(state: Path) -> bool:
