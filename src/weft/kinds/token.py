@@ -16,6 +16,7 @@ from weft.objects.identity import MAX_NAME, check_name
 from weft.objects.roles import EVERYWHERE
 from weft.objects.schema import field
 
+VIEWER = "viewer"  # the role of a token without a word about it
 SERVER_USE = "server"
 SERVER_LABEL = "weft/server"  # of the administrators' tokens that servers make for their context files: which one
 ONCE = ("join", "link", SERVER_USE)  # uses of tokens that are used once
@@ -41,7 +42,7 @@ class TokenSpec(msgspec.Struct, kw_only=True):
             change="never",
             max_length=MAX_NAME,
         ),
-    ] = "viewer"
+    ] = VIEWER
     project: Annotated[
         str | None, field("The only project in which the token has its role", change="never", name=True)
     ] = None
@@ -69,8 +70,6 @@ def check_token(spec: TokenSpec) -> None:
     """Raises InvalidInput for contradictory fields."""
     if spec.role:
         check_name(spec.role, "spec.role")
-    if spec.use in ONCE and spec.role == "invoker":
-        raise InvalidInput(f"a {spec.use} token has no role", field="spec.role", hint="leave it out")
     if (spec.use == "link") != (spec.link is not None):
         raise InvalidInput(
             "spec.link is for link tokens, and they need it", field="spec.link", hint="weft cluster link-token"
@@ -93,6 +92,16 @@ def _refuse_new(spec: TokenSpec) -> None:
     if spec.use == "cluster":
         raise InvalidInput(
             "spec.use: only a link makes tokens for clusters", field="spec.use", hint="weft cluster link-token"
+        )
+    if spec.use in ONCE and spec.role != VIEWER:  # which is there when nobody has given one
+        raise InvalidInput(
+            f"spec.role has no effect on a {spec.use} token, which gives no role",
+            field="spec.role",
+            hint="leave it out",
+        )
+    if spec.node is not None and spec.use != "join":
+        raise InvalidInput(
+            f"spec.node is for join tokens, and its use is {spec.use}", field="spec.node", hint="leave it out"
         )
 
 

@@ -144,6 +144,25 @@ def test_a_refused_request_does_not_use_up_a_token_for_one_use(lab: ApiLab, spec
     assert not lab.client.get("token", "once")["status"].get("used_at")
 
 
+@pytest.mark.parametrize(
+    ("spec", "field", "said"),
+    [
+        ({"use": "join", "role": "admin"}, "spec.role", "spec.role has no effect on a join token"),
+        ({"use": "server", "role": "operator"}, "spec.role", "spec.role has no effect on a server token"),
+        ({"use": "link", "link": {}, "role": "invoker"}, "spec.role", "spec.role has no effect on a link token"),
+        ({"use": "server", "node": "n1"}, "spec.node", "spec.node is for join tokens, and its use is server"),
+        ({"use": "access", "node": "n1"}, "spec.node", "spec.node is for join tokens, and its use is access"),
+    ],
+)
+def test_a_token_takes_no_field_that_would_have_no_effect(
+    lab: ApiLab, spec: dict[str, Any], field: str, said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said) as refused:
+        lab.client.create({"kind": "token", "name": "t", "spec": spec})
+    assert (refused.value.field, refused.value.hint) == (field, "leave it out")
+    lab.client.create({"kind": "token", "spec": {"use": "join", "role": "viewer"}})  # as an export has it
+
+
 def test_a_join_must_bring_a_name_and_a_sound_request(lab: ApiLab) -> None:
     made = lab.client.create({"kind": "token", "name": "t", "spec": {"use": "join"}})
     joiner = lab.connect(msgspec.structs.replace(lab.context, token=made["secret"]))
