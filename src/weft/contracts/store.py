@@ -134,6 +134,10 @@ class StoreFull(StoreUnavailable):
     reason = "storeFull"
 
 
+class OtherStore(StoreUnavailable):
+    """Another store answers beside this one, where there should be one: only a person knows which is the right one."""
+
+
 class Store(Protocol):
     """Durable when ``commit`` returns; ordered; a watch never skips and never repeats."""
 

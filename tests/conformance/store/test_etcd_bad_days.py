@@ -18,7 +18,17 @@ from hand_clock import HandClock
 from tests.long import mark_long
 
 from weft.contracts.clock import Clock
-from weft.contracts.store import AtRevision, Batch, Compacted, LeaseHeld, PreconditionFailed, Put, Store, StoreFull
+from weft.contracts.store import (
+    AtRevision,
+    Batch,
+    Compacted,
+    LeaseHeld,
+    OtherStore,
+    PreconditionFailed,
+    Put,
+    Store,
+    StoreFull,
+)
 from weft.objects.errors import InUse, StoreUnavailable
 from weft.store.copy import fill
 from weft.store.etcd import EtcdRefill, EtcdStore, EtcdTls
@@ -415,6 +425,32 @@ async def test_a_commit_so_large_that_etcd_sends_it_in_parts_is_one_batch(start:
             assert [batch.revision for batch in batches] == [first, second]
             assert [[change.key for change in batch.changes] for batch in batches] == [keys, keys]
             assert {change.previous for change in batches[1].changes} == {b"y" * 11_000}
+
+
+async def test_members_of_two_clusters_are_never_one_store(start: Start) -> None:
+    first, second = start(), start()
+    async with AsyncExitStack() as stack:
+        await opened(stack, first), await opened(stack, second)  # both answer
+        both = EtcdStore([first.endpoint, second.endpoint])
+        with pytest.raises(OtherStore, match="are of different clusters"):
+            await both.open()
+        second.end()
+        store = await opened(stack, first, second)
+        await store.commit([Put("/a", b"1")])
+        second.start()
+        await once_it_answers(lambda: seen_alone(second))
+        with pytest.raises(OtherStore):
+            await store.see_one_cluster()
+        assert await store.get("/a") is not None  # of the member that leads the right one
+        first.end()
+        with pytest.raises(StoreUnavailable):
+            await store.get("/a")
+
+
+async def seen_alone(server: EtcdServer) -> None:
+    store = EtcdStore([server.endpoint], timeout_seconds=2)
+    await store.open()
+    await store.close()
 
 
 async def test_an_older_copy_put_back_is_a_new_history(start: Start) -> None:

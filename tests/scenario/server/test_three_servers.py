@@ -18,7 +18,7 @@ from tests.conformance.store.etcd_server import PROGRAM
 from tests.scenario.server.servers_lab import WEFT, Fabric, Server, fabric_in, make_token, read_servers, tried
 from tests.scenario.server.test_server_log import until
 
-from weft.cli.command.exit_codes import CONFLICT
+from weft.cli.command.exit_codes import CONFLICT, USAGE
 from weft.client.answer import raise_problem
 from weft.client.context import Context, hash_ca
 from weft.client.http import Http
@@ -184,6 +184,10 @@ def test_a_backup_comes_back_with_one_server_and_the_others_join_it_again(tmp_pa
         fabric.servers["s1"].start()
         first = fabric.client("s1")
         until(lambda: tried(lambda: read_servers(first)["s2"][0] == "NotReady"))
+        fabric.servers["s2"].start()  # it still has the former store, which would be another fabric
+        assert fabric.servers["s2"].process.wait(60) in (USAGE, CONFLICT)
+        said = fabric.servers["s2"].read_log()  # by whether its own etcd answers when it looks
+        assert "are of different clusters" in said or "was removed from its fabric" in said
         assert [one["name"] for one in first.list("volume").items] == ["before"]
         first.delete("server", "s2")
         shutil.rmtree(tmp_path / "s2")

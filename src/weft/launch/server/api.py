@@ -29,6 +29,7 @@ from weft.api.state.request_rates import WriteRates
 from weft.api.upgrade import upgrade_objects
 from weft.client.small_file import read_small
 from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.store import OtherStore
 from weft.drivers.linux.addresses import read_own_addresses
 from weft.launch.process.address import ANY, find_shown, find_shown_place, split_address, url_at
 from weft.launch.process.certificate import keep_certificate
@@ -76,7 +77,7 @@ def run_api(options: argparse.Namespace) -> int:
         return 1
     except WeftError as error:
         print(f"weft server: {error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr, flush=True)
-        return REFUSED if isinstance(error, (InvalidInput, NameTaken)) else 1
+        return REFUSED if isinstance(error, (InvalidInput, NameTaken, OtherStore)) else 1
     finally:
         logs.flush()
     return 0

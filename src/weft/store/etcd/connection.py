@@ -4,6 +4,8 @@ A call goes to the member that leads, where that is known: any other one would p
 next ones over the endpoints that answer, and dials the others again by itself. A member that is cut off from its leader
 answers only after seconds, and one that hangs never: so each attempt has a short time of its own, and the next one goes to
 another member, until the call's deadline. Every request must therefore be one that may be done twice.
+
+All endpoints must be of one cluster. One of another would answer as well: what was done there counts for nothing, and is an error.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import grpc
 import msgspec
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.store import Compacted, StoreFull
+from weft.contracts.store import Compacted, OtherStore, StoreFull
 from weft.objects.errors import InvalidInput, StoreUnavailable, WeftError
 from weft.store.cursors import gone
 from weft.store.etcd import wire
@@ -93,6 +95,7 @@ class EtcdConnection:
         self._election = 0  # in which the leader was sought
         self._seek_at = 0.0
         self._seeking: asyncio.Task[None] | None = None
+        self._cluster = 0  # that answered
         self._leaderless_at: float | None = None  # since when no member has known a leader
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -123,6 +126,24 @@ class EtcdConnection:
     @property
     def closed(self) -> bool:
         return self._channel is None
+
+    async def see_one_cluster(self) -> None:
+        """Raises OtherStore if two endpoints answer for different clusters, and StoreUnavailable if some answer for another than
+        before and the rest doesn't answer: another cluster takes the place of the whole, or of nothing."""
+        found = await asyncio.gather(*(self._ask_cluster(endpoint) for endpoint in self.endpoints))
+        places = {cluster: endpoint for cluster, endpoint in zip(found, self.endpoints, strict=True) if cluster}
+        if len(places) > 1:
+            raise OtherStore(
+                f"etcd {' and '.join(sorted(places.values()))} are of different clusters",
+                hint="name those of one cluster; where servers keep a member each, a restore at one has begun another store: remove"
+                " the --state folders of the others, and let them join again",
+            )
+        if self._cluster and places and self._cluster not in places and not all(found):
+            raise StoreUnavailable(
+                f"etcd {', '.join(places.values())} is of another cluster than before, and the others don't answer",
+                hint=_MAJORITY,
+            )
+        self._cluster = next(iter(places), self._cluster)
 
     async def range(self, **fields: Any) -> Any:
         """Read a key or a range of keys, as of the newest revision the cluster agreed on or the one named."""
@@ -169,6 +190,8 @@ class EtcdConnection:
                     raise gone(f"revision {start_revision - 1} is forgotten (kept from {response.compact_revision})")
                 if response.canceled:
                     raise StoreUnavailable(f"etcd {self.name} ended a watch: {response.cancel_reason}")
+                if response.header.cluster_id != self._cluster and len(self.endpoints) > 1:
+                    raise StoreUnavailable(f"etcd {self.name}: a member of another cluster answered a watch")
                 yield response
         except grpc.aio.AioRpcError as problem:
             raise self._translate(problem) from problem
@@ -199,6 +222,8 @@ class EtcdConnection:
     ) -> Any:
         ends_at = self._clock.elapsed() + self._timeout_seconds
         longest = first_seconds
+        if not self._cluster and len(self.endpoints) > 1:
+            await self.see_one_cluster()
         while True:
             self._check_open()
             left, leader = ends_at - self._clock.elapsed(), self._leader
@@ -207,6 +232,8 @@ class EtcdConnection:
                 answer = await calls[path](
                     request, timeout=max(0.001, min(longest, left)), wait_for_ready=waits, metadata=_WITH_LEADER
                 )
+                if answer.header.cluster_id != self._cluster and len(self.endpoints) > 1:
+                    await self.see_one_cluster()
                 self.newest_revision = max(self.newest_revision, answer.header.revision)
                 self._consider(answer.header.raft_term)
                 self._leaderless_at = None
@@ -259,7 +286,8 @@ class EtcdConnection:
                     status = await calls["Maintenance/Status"](
                         wire.StatusRequest(), timeout=_FIRST_ATTEMPT_SECONDS, wait_for_ready=True
                     )
-                    if status.leader and status.leader == status.header.member_id:
+                    is_own = status.header.cluster_id == self._cluster
+                    if is_own and status.leader and status.leader == status.header.member_id:
                         self._leader, channel = (channel, calls), None
                         return
                 except grpc.aio.AioRpcError:
@@ -272,6 +300,22 @@ class EtcdConnection:
             self._forget_leader()
         finally:
             self._seeking = None
+
+    async def _ask_cluster(self, endpoint: str) -> int:
+        """The id of the cluster that a member is of; 0 while it doesn't answer."""
+        try:
+            channel = await self._make_channel([endpoint])
+        except StoreUnavailable:
+            return 0
+        try:
+            status = await _make_calls(channel)["Maintenance/Status"](
+                wire.StatusRequest(), timeout=_FIRST_ATTEMPT_SECONDS
+            )
+            return int(status.header.cluster_id)
+        except grpc.aio.AioRpcError:
+            return 0
+        finally:
+            await channel.close()
 
     def _forget_leader(self) -> None:
         """Spread calls over all members until the leader is found again."""

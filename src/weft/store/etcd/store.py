@@ -116,6 +116,10 @@ class EtcdStore:
         """Go on at other endpoints of the same cluster; watchers notice nothing. Raises StoreUnavailable."""
         await self._connection.reopen(endpoints, tls)
 
+    async def see_one_cluster(self) -> None:
+        """Raises OtherStore if an endpoint answers for another cluster than the others."""
+        await self._connection.see_one_cluster()
+
     async def commit(
         self,
         writes: Sequence[Write],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from weft.contracts.clock import Clock
+from weft.contracts.store import OtherStore
 from weft.contracts.store_members import StoreMember
 from weft.kinds.server import SERVER
 from weft.launch.server.membership.removal import Removed
@@ -20,6 +21,7 @@ JOINING_SECONDS = 0.3  # while it has no vote
 SURE_LOOKS = 5  # without itself in the list: a member that lags behind doesn't know a new one yet
 SURE_SILENCES = 2  # of the own member, which may just be started
 RENEW_SECONDS = 3600.0
+SEE_SECONDS = 30.0  # until another store is noticed, which a restore at one of the servers has begun
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +44,8 @@ class OwnMember:
 
 
 async def keep_member(store: Any, state: Path, own_member: OwnMember, clock: Clock) -> NoReturn:
-    """Keep it, for ever. Raises Removed once it was."""
-    renewed_at = clock.elapsed()
+    """Keep it, for ever. Raises Removed once it was, and OtherStore when another server has begun another store."""
+    renewed_at = seen_at = clock.elapsed()
     while True:
         member = read_member(state)
         try:
@@ -65,7 +67,10 @@ async def keep_member(store: Any, state: Path, own_member: OwnMember, clock: Clo
             if now.endpoints != member.endpoints or clock.elapsed() - renewed_at >= RENEW_SECONDS:
                 renewed_at = clock.elapsed()
                 await store.reopen(now.endpoints, read_member_tls(state, now, clock))
-        except Removed:
+            if clock.elapsed() - seen_at >= SEE_SECONDS:
+                seen_at = clock.elapsed()
+                await store.see_one_cluster()
+        except (Removed, OtherStore):
             raise
         except WeftError as problem:
             _log.info("the members of the store weren't found: %s", problem)
