@@ -427,6 +427,19 @@ async def test_a_commit_so_large_that_etcd_sends_it_in_parts_is_one_batch(start:
             assert {change.previous for change in batches[1].changes} == {b"y" * 11_000}
 
 
+async def test_members_at_addresses_of_both_families_are_all_reached(start: Start) -> None:
+    (port,) = free_ports(1)
+    start("--listen-client-urls", f"http://[::1]:{port}")
+    for endpoints in ([f"[::1]:{port}"], ["127.0.0.1:1", f"[::1]:{port}"], [f"[::1]:{port}", "127.0.0.1:1"]):
+        store = EtcdStore(endpoints)
+        await once_it_answers(store.open)
+        await store.close()
+    other = start()
+    store = EtcdStore([other.endpoint, "[::1]:1"])
+    await once_it_answers(store.open)
+    await store.close()
+
+
 async def test_members_of_two_clusters_are_never_one_store(start: Start) -> None:
     first, second = start(), start()
     async with AsyncExitStack() as stack:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -404,17 +403,21 @@ async def _resolve(endpoints: Sequence[str]) -> str:
     if len(endpoints) == 1 and endpoints[0].startswith("/"):
         return f"unix:{endpoints[0]}"
     loop = asyncio.get_running_loop()
-    found: dict[int, list[str]] = {4: [], 6: []}
+    found: list[tuple[str, int]] = []
     for endpoint in endpoints:
         host, _, port = endpoint.rpartition(":")
         if not host or not port.isdecimal():
-            raise InvalidInput(f"etcd endpoint {endpoint!r} is not host:port", field="store")
+            raise InvalidInput(
+                f"etcd endpoint {endpoint!r} is not host:port", field="store", hint="etcd://10.0.0.1:2379"
+            )
         try:
             answers = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
         except OSError as problem:
             raise StoreUnavailable(f"etcd endpoint {endpoint}: {problem.strerror}") from problem
-        for *_, place in answers:
-            version = ipaddress.ip_address(str(place[0]).partition("%")[0]).version
-            found[version].append(f"{place[0]}:{port}" if version == 4 else f"[{place[0]}]:{port}")
-    # one target is of one family; a name that has both is reached by IPv4
-    return f"ipv4:{','.join(found[4])}" if found[4] else f"ipv6:{','.join(found[6])}"
+        places = [(str(place[0]), int(port)) for *_, place in answers]
+        # a name that has addresses of both families is reached by IPv4
+        found += [place for place in places if ":" not in place[0]] or places
+    if not any(":" in host for host, _ in found):
+        return f"ipv4:{','.join(f'{host}:{port}' for host, port in found)}"
+    # one target is of one family: an IPv4 address is also an IPv6 one
+    return f"ipv6:{','.join(f'[{host}]:{port}' if ':' in host else f'[::ffff:{host}]:{port}' for host, port in found)}"
