@@ -34,6 +34,10 @@ class EtcdServer:
     def data(self) -> Path:
         return self.folder / "data"
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         client = f"{self._scheme}://{self.endpoint}"
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from etcd_server import PROGRAM, EtcdServer
 from test_etcd_bad_days import once_it_answers
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.store import Put, StoreFull
+from weft.contracts.store import Delete, Put, StoreFull
 from weft.store.etcd import EtcdStore
 from weft.store.etcd.space import Compact, Defragment, EndAlarm, HandOver, MemberUse, describe_use, plan_step
 
@@ -62,6 +65,69 @@ def test_history_is_forgotten_first_and_the_alarm_ends_when_all_have_room() -> N
     assert describe_use(use(1, 1, 1, full=True), 0).problem.startswith("etcd has used up its quota")
 
 
+def test_a_member_whose_disk_has_no_space_for_a_second_file_is_not_defragmented() -> None:
+    tight, wide = ({f"m{n}": free for n in (1, 2, 3)} for free in (8 << 20, 1 << 40))
+    sizes = use(1, 1, 0.1, full=True), [use(2, 1, 0.1, full=True), use(3, 1, 0.1, full=True)]
+    assert plan_step(*sizes, QUOTA, 0, free=tight) is None
+    assert plan_step(*sizes, QUOTA, 0, free={**tight, "m3": 1 << 40}) == Defragment("m3")
+    assert plan_step(*sizes, QUOTA, 0, free={**wide, "m3": 0}) == plan_step(*sizes, QUOTA, 0) == Defragment("m2")
+    assert "disk" in describe_use(use(1, 0.1, 0.1), QUOTA, 8 << 20).problem
+    assert not describe_use(use(1, 0.1, 0.1), QUOTA, 1 << 40).problem
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@needs_etcd
+@pytest.mark.host
+async def test_a_member_lives_on_a_disk_without_space_for_its_copy_and_is_made_smaller_once_there_is(
+    small_disk: Path,
+) -> None:
+    """etcd 3.4 panics at the first write after a defragmentation that found no space."""
+    member = EtcdServer(small_disk / "m", options=("--quota-backend-bytes", str(256 << 20)))
+    async with AsyncExitStack() as stack:
+        stack.enter_context(member)
+        store = EtcdStore([member.endpoint], Hurried(), timeout_seconds=5)
+        await once_it_answers(store.open)
+        stack.push_async_callback(store.close)
+        for n in range(400):
+            await store.commit([Put(f"/fill/{n}", bytes(EACH))])
+        [file] = member.data.rglob("db")
+        for n in range(390):
+            await store.commit([Delete(f"/fill/{n}")])
+        kept = [Put(f"/fill/{n}", bytes(EACH)) for n in range(390, 400)]
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - (2 << 20)))
+
+        async def note(reason: str, message: str) -> None: ...
+
+        async def find_others() -> dict[str, int]:
+            return {}
+
+        await store.compact(0)
+        keeping = asyncio.create_task(store.space.keep(member.endpoint, 256 << 20, note, small_disk, find_others))
+        for one in kept:
+            await store.commit([one])
+            await asyncio.sleep(0.1)
+        assert store.space.use is not None and "its disk has only" in store.space.use.problem
+        assert file.stat().st_size > 64 << 20
+        ballast.unlink()
+        async with asyncio.timeout(20):
+            while file.stat().st_size > 16 << 20 or store.space.use.problem:
+                await asyncio.sleep(0.1)
+        await store.commit(kept[:1])
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+        assert member.is_running
+
+
 @needs_etcd
 async def test_three_members_that_are_full_take_writes_again(tmp_path: Path) -> None:
     members = [EtcdServer(tmp_path / f"m{n}", f"m{n}", ("--quota-backend-bytes", str(QUOTA))) for n in range(3)]
@@ -69,6 +135,9 @@ async def test_three_members_that_are_full_take_writes_again(tmp_path: Path) -> 
 
     async def note(reason: str, message: str) -> None:
         noted.append(reason)
+
+    async def find_others() -> dict[str, int]:
+        return {}
 
     async with AsyncExitStack() as stack:
         for member in members:
@@ -85,7 +154,7 @@ async def test_three_members_that_are_full_take_writes_again(tmp_path: Path) -> 
                 await asyncio.sleep(0.01)  # etcd looks at its size every 100 ms only
         # they are kept from now on: a test could not see them full otherwise
         keeping = [
-            asyncio.create_task(store.space.keep(member.endpoint, QUOTA, note))
+            asyncio.create_task(store.space.keep(member.endpoint, QUOTA, note, tmp_path, find_others))
             for store, member in zip(stores, members, strict=True)
         ]
         async with asyncio.timeout(60):

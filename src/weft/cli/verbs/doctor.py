@@ -152,7 +152,9 @@ def judge_servers(servers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         subject, name, message = f"server {server['name']}", server["name"], dig(server, "status.message", "")
         if dig(server, "status.phase") != "Ready":
             fact = f"NotReady: {message or 'it was never started'}"
-            yield Finding(subject, "broken", fact, f"start it, or give it up: weft server delete {name}")
+            yield Finding(
+                subject, "broken", fact, f"start it if it doesn't run, or give it up: weft server delete {name}"
+            )
         elif ahead := dig(server, "status.clock_ahead", 0):
             fact = f"its clock is {format_age(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} the leading server's"
             yield Finding(subject, "broken", fact, "set the clock that is wrong: timedatectl set-ntp true")

@@ -207,6 +207,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
                 function_ports=function_ports[:MOST_ADDRESSES],
                 member=read_member(state).place.client if store.url == MEMBERS else "",
                 store=None if store.url == SQLITE else present.space.use,
+                free=None if store.url == SQLITE else present.space.free_bytes,
                 release=weft.__version__,
                 started_at=started_at,
                 trouble=own_member.trouble if store.url == MEMBERS else "",

@@ -26,6 +26,7 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
     api_ports: Annotated[list[int], msgspec.Meta(max_length=MOST_ADDRESSES)] = []  # of its API and its streams
     function_ports: Annotated[list[int], msgspec.Meta(max_length=MOST_ADDRESSES)] = []
     store: StoreUse | None = None
+    free: int | None = None  # bytes, on the disk of its member of the store
     release: Annotated[str, msgspec.Meta(max_length=64)] = ""
     started_at: float = 0.0  # unix seconds
     trouble: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # why it isn't Ready, though it runs

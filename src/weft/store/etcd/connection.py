@@ -83,6 +83,7 @@ class EtcdConnection:
         self.name = ",".join(endpoints)
         self.newest_revision = 0  # in any answer so far
         self.full_hint = "compact and defragment it, then end its alarm: etcdctl alarm disarm"
+        self.away_hint = ""  # why a member of ours is away, where that is known
         self.endpoints = endpoints
         self._tls = tls
         self._clock = SystemClock()  # gRPC counts by it, too
@@ -263,7 +264,7 @@ class EtcdConnection:
         if self._leaderless_at is None:
             self._leaderless_at = now
         elif now - self._leaderless_at >= _ELECTION_SECONDS:
-            raise StoreUnavailable(f"etcd {self.name} has no leader", hint=_MAJORITY) from problem
+            raise StoreUnavailable(f"etcd {self.name} has no leader", hint=self.away_hint or _MAJORITY) from problem
 
     def _consider(self, election: int) -> None:
         """Look for the leader when another one may have been elected."""
@@ -373,7 +374,7 @@ class EtcdConnection:
         alone = len(self.endpoints) == 1 and not details.endswith("no leader")
         return StoreUnavailable(
             f"etcd {self.name}: {details or code.name}",
-            hint="check that etcd runs and has a leader" if alone else _MAJORITY,
+            hint=self.away_hint or ("check that etcd runs and has a leader" if alone else _MAJORITY),
         )
 
 

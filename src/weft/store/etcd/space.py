@@ -2,15 +2,21 @@
 
 Etcd compares its quota with the size of its file. Only defragmentation makes that smaller, and it stops the member meanwhile:
 so the server whose member leads lets one after the other do so, followers first, and gives the lead away before its own turn.
+A member writes a second file beside the first, and dies at its next write where the disk had no space for that: those whose disk
+is known to have too little are left out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
+
+import msgspec
 
 from weft.contracts.clock import Clock
 from weft.kinds.server import StoreUse
@@ -24,6 +30,8 @@ KEPT_REVISIONS = 1_000  # once half of the quota is used
 COMPACT_SECONDS = 60.0  # between two compactions of one kind
 NEARLY_FULL = 0.8  # of the quota
 ENOUGH = 0.9
+LEAST_FREE_BYTES = 128 << 20  # of a member's disk: two of the files of 64 MB that its log is written to
+PAUSE_SECONDS = 60.0  # after a defragmentation that failed: each costs a start of its member
 _ASK_SECONDS, _DEFRAGMENT_SECONDS = 3.0, 600.0
 _NO_SPACE = "NOSPACE"
 _REMEDY = "restart weft server with a larger --store-quota, one server after the other"
@@ -71,10 +79,11 @@ def plan_step(
     quota_bytes: int,
     recent: int | None = None,
     tried: Collection[str] = (),
+    free: Mapping[str, int] | None = None,
 ) -> Step | None:
     """The next step of the server whose member leads; ``others`` has None for one that is away. ``recent``: how many revisions a
-    recent compaction kept; ``tried``: endpoints of those that were defragmented since. While one is away nobody else is
-    stopped, unless nothing can be written anyway."""
+    recent compaction kept; ``tried``: endpoints of those that were defragmented since; ``free``: bytes free on the members' disks,
+    by their endpoints, as far as that is known. While one is away nobody else is stopped, unless nothing can be written anyway."""
     there = [one for one in others if one is not None]
     is_full = any(one.is_full for one in (own, *there))
     keep = 0 if is_full else KEPT_REVISIONS
@@ -83,6 +92,8 @@ def plan_step(
         return Compact(keep)
 
     def is_due(one: MemberUse) -> bool:
+        if free is not None and free.get(one.endpoint, _needs_free(one)) < _needs_free(one):
+            return False
         # where nothing is written, a member's own figure for what it uses stands still
         is_worth_a_try = is_full and one.size_bytes >= ENOUGH * quota_bytes and one.endpoint not in tried
         return is_worth_a_try or _is_worth_it(one, quota_bytes)
@@ -96,6 +107,11 @@ def plan_step(
     if is_full and all(one.size_bytes < ENOUGH * quota_bytes for one in (own, *there)):
         return EndAlarm()
     return None
+
+
+def _needs_free(one: MemberUse) -> int:
+    """The bytes that its disk must have free for a defragmentation: its pages are written 90 % full."""
+    return one.used_bytes + one.used_bytes // 4 + (16 << 20)
 
 
 def _is_worth_it(one: MemberUse, quota_bytes: int) -> bool:
@@ -112,16 +128,24 @@ async def end_alarms(connection: EtcdConnection) -> None:
         await connection.maintain("Alarm", ended)
 
 
-def describe_use(one: MemberUse, quota_bytes: int) -> StoreUse:
-    """``quota_bytes``: 0 of an etcd of the user's own, which says nothing of it. Sizes are rounded: each new one is written."""
+def describe_use(one: MemberUse, quota_bytes: int, free_bytes: int | None = None) -> StoreUse:
+    """``quota_bytes``: 0 of an etcd of the user's own, which says nothing of it; ``free_bytes``: on its disk, None if unknown.
+    Sizes are rounded: each new one is written."""
     use = StoreUse(size=_round(one.size_bytes), used=_round(one.used_bytes), quota=quota_bytes)
     if not quota_bytes:
         use.problem = "etcd has used up its quota, and takes no writes: see its alarm" if one.is_full else ""
     elif one.is_full:
         use.problem = "the store has used up its quota, and takes no writes"
+    elif free_bytes is not None and free_bytes < (needed := max(LEAST_FREE_BYTES, _needs_free(one))):
+        use.problem = _describe_disk(free_bytes, needed)
     elif one.used_bytes >= NEARLY_FULL * quota_bytes:
         use.problem = f"more than {NEARLY_FULL:.0%} of the store's quota is in use: {_REMEDY}"
     return use
+
+
+def _describe_disk(free_bytes: int, needed_bytes: int) -> str:
+    free, needed = format_bytes(free_bytes >> 20 << 20), format_bytes(_round(needed_bytes))
+    return f"its disk has only {free} free, and its member of the store needs {needed}: free disk space"
 
 
 def _round(size_bytes: int) -> int:
@@ -130,14 +154,17 @@ def _round(size_bytes: int) -> int:
 
 
 class EtcdSpace:
-    """``use`` is what this server's member uses, None while that isn't known. ``compact`` forgets all but so many revisions."""
+    """``use`` is what this server's member uses, None while that isn't known; ``free_bytes``: on its disk. ``compact`` forgets all
+    but so many revisions."""
 
     def __init__(self, connection: EtcdConnection, compact: Callable[[int], Awaitable[None]], clock: Clock) -> None:
         self._connection, self._compact, self._clock = connection, compact, clock
         self._recent: tuple[Compact, int, float] | None = None  # and the revision, and when
         self._tried: set[str] = set()
         self._is_noted = False  # that it is full
+        self._pauses_until = 0.0
         self.use: StoreUse | None = None
+        self.free_bytes: int | None = None
         self.silences = 0  # of this server's member, one after the other
 
     async def watch(self) -> NoReturn:
@@ -146,12 +173,31 @@ class EtcdSpace:
             await self._try(self._inspect)
             await self._clock.sleep(LOOK_SECONDS)
 
-    async def keep(self, own: str, quota_bytes: int, note: Note) -> NoReturn:
-        """Keep space in the store for ever; ``own`` is the endpoint of this server's member."""
+    async def keep(
+        self,
+        own: str,
+        quota_bytes: int,
+        note: Note,
+        folder: Path,
+        find_others: Callable[[], Awaitable[Mapping[str, int]]],
+    ) -> NoReturn:
+        """Keep space in the store for ever; ``own`` is the endpoint of this server's member, ``folder`` on the disk that it writes
+        to; ``find_others`` gives the bytes free on the others' disks, by their endpoints."""
         self._connection.full_hint = f"weft makes space in seconds where history is what fills it; otherwise {_REMEDY}"
         while True:
-            hurries = await self._try(lambda: self._keep(own, quota_bytes, note))
+            with suppress(OSError):
+                self.free_bytes = shutil.disk_usage(folder).free
+            hurries = await self._try(lambda: self._keep(own, quota_bytes, note, find_others))
+            self._judge_silence(own, quota_bytes)
             await self._clock.sleep(HURRY_SECONDS if hurries else LOOK_SECONDS)
+
+    def _judge_silence(self, own: str, quota_bytes: int) -> None:
+        """Note a disk that is too full for this server's member to run: etcd ends then, and at each start."""
+        self._connection.away_hint = ""
+        if self.silences and self.free_bytes is not None and self.free_bytes < LEAST_FREE_BYTES:
+            problem = _describe_disk(self.free_bytes, LEAST_FREE_BYTES)
+            self.use = msgspec.structs.replace(self.use or StoreUse(quota=quota_bytes), problem=problem)
+            self._connection.away_hint = f"the member at {own} doesn't answer; {problem}"
 
     async def _try(self, call: Callable[[], Awaitable[Any]]) -> Any:
         try:
@@ -163,18 +209,23 @@ class EtcdSpace:
     async def _inspect(self) -> None:
         self.use = describe_use(await _ask_use(self._connection, ""), 0)
 
-    async def _keep(self, own: str, quota_bytes: int, note: Note) -> bool:
+    async def _keep(
+        self, own: str, quota_bytes: int, note: Note, find_others: Callable[[], Awaitable[Mapping[str, int]]]
+    ) -> bool:
         """Do the next step; whether another one may be near."""
         self.silences += 1
         async with self._at(own) as connection:
             found = await _ask_use(connection, own)
         self.silences = 0
-        self.use = describe_use(found, quota_bytes)
+        self.use = describe_use(found, quota_bytes, self.free_bytes)
         if found.leader != found.id:
             self._is_noted = False
             return found.is_full
         others = await asyncio.gather(*(self._find_use(one) for one in self._connection.endpoints if one != own))
-        step = plan_step(found, others, quota_bytes, self._find_recent(found.revision), self._tried)
+        free = {**await find_others(), own: self.free_bytes or 0}
+        step = plan_step(found, others, quota_bytes, self._find_recent(found.revision), self._tried, free)
+        if isinstance(step, Defragment | HandOver) and self._clock.elapsed() < self._pauses_until:
+            step = None
         if found.is_full and not self._is_noted:
             self._is_noted = True
             await note("StoreFull", f"the store has used up its quota of {format_bytes(quota_bytes)}")
@@ -196,8 +247,10 @@ class EtcdSpace:
                 await self._compact(revisions)
             case Defragment(endpoint):
                 self._tried.add(endpoint)
+                self._pauses_until = self._clock.elapsed() + PAUSE_SECONDS
                 async with self._at(endpoint, _DEFRAGMENT_SECONDS) as connection:
                     await connection.maintain("Defragment", wire.DefragmentRequest())
+                self._pauses_until = 0.0
             case HandOver(member):
                 self._tried.add(own.endpoint)
                 async with self._at(own.endpoint) as connection:

@@ -59,7 +59,7 @@ def test_doctor_says_what_is_wrong_with_servers() -> None:
     dead = server("s3", "s3:2379", phase="NotReady", message="its member of the store at s3:2379 has no vote yet")
     [found] = judge(*three[:2], dead)
     assert found.state == "broken" and found.fact == "NotReady: its member of the store at s3:2379 has no vote yet"
-    assert found.remedy == "start it, or give it up: weft server delete s3"
+    assert found.remedy == "start it if it doesn't run, or give it up: weft server delete s3"
     [even] = judge(*three[:2])
     assert even.fact.startswith("2 servers keep a member of the store")
     [early] = judge(*three[:2], server("s3", "s3:2379", release="0.1.0", clock_ahead=-3600))

@@ -13,9 +13,10 @@ from weft.kinds.server import SERVER
 from weft.launch.server.membership.members import OwnMember, keep_member
 from weft.launch.store.engine import ETCD, MEMBERS, SQLITE
 from weft.launch.store.etcd import find_socket
-from weft.launch.store.member import read_member
+from weft.launch.store.member import FOLDER, read_member
 from weft.objects.envelope import decode_envelope
 from weft.objects.identity import object_key
+from weft.protocol.server.presence import LEASE_PREFIX, read_presence
 from weft.store.switch import StoreSwitch
 
 SWITCHED_SECONDS = 0.5  # how soon another store is noticed
@@ -55,11 +56,18 @@ def _list_upkeep(
             about = decode_envelope(entry.value, entry.revision).ref
             context.add_event(about, reason, message, "Warning" if reason == "StoreFull" else "Normal")
 
+    async def find_others() -> dict[str, int]:
+        found = [read_presence(lease.digest) for lease in await store.leases(LEASE_PREFIX, digests=True)]
+        return {one.member: one.free for one in found if one is not None and one.free is not None}
+
+    def keep_space(own: str) -> Coroutine[Any, Any, NoReturn]:
+        keeping: Coroutine[Any, Any, NoReturn] = present.space.keep(own, quota_bytes, note, state / FOLDER, find_others)
+        return keeping
+
     if store.url == SQLITE:
         return []
     if store.url == ETCD:
-        return [present.space.keep(find_socket(state), quota_bytes, note)]
+        return [keep_space(find_socket(state))]
     if store.url == MEMBERS:
-        own = read_member(state).place.client
-        return [keep_member(present, state, own_member, clock), present.space.keep(own, quota_bytes, note)]
+        return [keep_member(present, state, own_member, clock), keep_space(read_member(state).place.client)]
     return [present.space.watch()]
