@@ -13,6 +13,7 @@ from weft.objects.errors import Unavailable
 
 _CLIENT, _PEER = "client:0", "peer:0"
 _LONGEST_PATH_BYTES = 107
+BROKEN = "member/wal/*.broken"  # copies of what etcd wrote of its log while the disk was full; etcd keeps each for ever
 QUOTA_BYTES, NO_QUOTA = 4 << 30, -1
 
 
@@ -33,7 +34,7 @@ def plan_etcd(state: Path, quota_bytes: int) -> list[str]:
     folder = str((state / "etcd").absolute())
     client, peer = f"unix://{_CLIENT}", f"unix://{_PEER}"
     # etcd takes a socket's name, not a path: it must be started in the folder. What a killed one left is in its way.
-    enter = 'mkdir -p -m 700 "$0" && cd "$0" && rm -f client:* peer:* && exec "$@"'
+    enter = f'mkdir -p -m 700 "$0" && cd "$0" && rm -f client:* peer:* data/{BROKEN} && exec "$@"'
     return [
         *("/bin/sh", "-c", enter, folder),
         *(program, "--name", "weft", "--data-dir", f"{folder}/data"),

@@ -19,7 +19,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.durable_file import name_replaced, write_durably
 from weft.contracts.store_members import StoreMember
 from weft.launch.process.listener import bind_listener, name_failure, name_own_addresses
-from weft.launch.store.etcd import find_etcd
+from weft.launch.store.etcd import BROKEN, find_etcd
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.protocol.server.join import MemberPlace
 from weft.trust.ca import Authority
@@ -141,6 +141,8 @@ def plan_member(state: Path, clock: Clock, quota_bytes: int) -> list[str]:
             if member.others
             else f"no other server has the objects: put it back, or: weft server restore FILE --state {state.absolute()}",
         )
+    for path in data.glob(BROKEN):
+        path.unlink()
     certificate, key = renew_certificate(state, member, clock)
     peers = {**{name: other.peer for name, other in member.others.items()}, member.name: place.peer}
     client, peer, ca = f"https://{place.client}", f"https://{place.peer}", folder / "ca.crt"
