@@ -37,7 +37,8 @@ from weft.store.etcd.connection import EtcdConnection
 WRITERS, READERS = 3, 2
 AFTER_SECONDS = 10.0
 NET = "10.98.0"
-QUOTA, DISK = "64M", "190M"
+QUOTA = "64M"
+DISK = "700M"  # seven files of 64 MB of etcd's log, and three times the quota: the store, its copy, and some to spare
 LIBRARY = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 ONLY = os.environ.get("WEFT_BENCH_FAULTS", "")  # a regular expression: the faults that are wanted
 Undo = Callable[[], object]
