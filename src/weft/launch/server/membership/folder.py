@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ from pathlib import Path
 
 from weft.launch.server.lock import FILE as LOCK
 from weft.launch.server.lock import hold_server
+from weft.launch.server.unfinished import FILE as UNFINISHED
 from weft.objects.errors import InvalidInput
 
 _ANYWHERE = (LOCK, "lost+found")
+_BEGUN = re.compile(r"\.(.+)\.\d+")  # a file that ``write_durably`` hasn't given its name
 _MOST_NAMED = 3
 
 
@@ -40,8 +43,15 @@ def new_folder(state: Path) -> Iterator[None]:
 
 
 def refuse_foreign(state: Path, known: Collection[str] = ()) -> None:
-    """Raises InvalidInput when the folder has entries other than ``known``: they would be taken for the server's."""
-    foreign = sorted(set(os.listdir(state)) - {*_ANYWHERE, *known})
+    """Raises InvalidInput when the folder has entries other than ``known``: they would be taken for the server's. Removes what is
+    left of those that a killed process was writing."""
+    foreign = []
+    for name in sorted(set(os.listdir(state)) - {*_ANYWHERE, *known}):
+        begun = _BEGUN.fullmatch(name)
+        if begun and begun[1] in (*known, UNFINISHED):
+            (state / name).unlink()
+        else:
+            foreign.append(name)
     if foreign:
         more = f" and {len(foreign) - _MOST_NAMED} more" if len(foreign) > _MOST_NAMED else ""
         raise InvalidInput(

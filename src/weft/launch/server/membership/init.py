@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def begin(state: Path, name: str, place: MemberPlace) -> None:
             )
         refuse_foreign(state, _MADE if goes_on else ())
         check_place(place)
-        note_begun(state, COMMAND, f"{COMMAND} again: --state {state} --server {name} --member {place.client}")
+        again = shlex.join([*COMMAND.split(), "--state", str(state), "--server", name, "--member", place.client])
+        note_begun(state, COMMAND, f"run it again: {again}")
         keep_identity(state, name)
         begin_member(state, name, place)
         remember_store(state, MEMBERS)
