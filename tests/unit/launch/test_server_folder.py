@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,27 @@ def test_a_process_that_is_no_server_here_is_not_to_be_killed(holder: str, tmp_p
             raise AssertionError
     assert refused.value.message == f"another server uses {tmp_path}"
     assert refused.value.hint == "stop that server first"
+
+
+def test_a_command_that_works_in_the_folder_is_waited_for(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "input()", "weft", "server", "restore", "saved"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process, (tmp_path / FILE).open("w+") as lock:
+        lock.write(f"{process.pid}\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = f"weft server restore works in .*: process {process.pid}"
+        with pytest.raises(InUse, match=said) as refused, hold_server(tmp_path):
+            raise AssertionError
+        process.kill()
+    assert refused.value.hint == "wait until it has ended"
+
+
+def test_a_wrong_name_leaves_no_mark_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+        for each in (one, two, three):
+            each.bind(("127.0.0.1", 0))
+        places = [f"127.0.0.1:{each.getsockname()[1]}" for each in (one, two, three)]
+    flags = [word for pair in zip(("--listen", "--gateway", "--functions"), places, strict=True) for word in pair]
+    assert main(["--state", str(tmp_path), "--server", "S_1", *flags]) == 2
+    assert "--server 'S_1' is not a valid name" in capsys.readouterr().err
+    assert not (tmp_path / "store.url").exists()

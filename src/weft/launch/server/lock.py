@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from weft.objects.errors import InUse
@@ -22,7 +23,13 @@ def hold_server(state: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
-            known = holder if _is_weft(holder) else ""
+            words = _read_words(holder)
+            known = holder if any("weft" in word for word in words) else ""
+            command = next((word for before, word in pairwise(words) if before == "server"), "")
+            if known and command and command[0] != "-":  # others than the server hold it, too
+                raise InUse(
+                    f"weft server {command} works in {state}: process {known}", hint="wait until it has ended"
+                ) from None
             raise InUse(
                 f"another server uses {state}" + (f": process {known}" if known else ""),
                 hint="stop that server first" + (f": kill {known}" if known else ""),
@@ -33,9 +40,9 @@ def hold_server(state: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _is_weft(pid: str) -> bool:
-    """Whether the process is a server here: one in another namespace for processes has other numbers."""
+def _read_words(pid: str) -> list[str]:
+    """The command line of the process, if it is here: one in another namespace for processes has other numbers."""
     try:
-        return b"weft" in Path(f"/proc/{int(pid)}/cmdline").read_bytes()
+        return Path(f"/proc/{int(pid)}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except (ValueError, OSError):
-        return False
+        return []

@@ -160,8 +160,8 @@ def main(argv: Sequence[str]) -> int:
             asyncio.run(check_listeners(_list_listeners(options), SystemClock(), _report))
             if is_remembered(options.state) and recall_store(options.state) != options.store:
                 asyncio.run(try_store(options.store, options.state, SystemClock()))
-            remember_store(options.state, options.store)
             keep_identity(options.state, options.server)
+            remember_store(options.state, options.store)
             status = asyncio.run(run_supervisor(options, argv, SystemClock()))
             refuse_removed(options.state)
     except WeftError as problem:
