@@ -47,6 +47,7 @@ WRITERS = {
     "controllers/node/controller": "nodes",
     "controllers/node/drain_controller": "drain",
     "controllers/pool": "pools",
+    "controllers/power/controller": "power",
     "controllers/profile": "profiles",
     "controllers/quota": "quotas",
     "controllers/rebalance": "rebalance",

@@ -44,6 +44,7 @@ from weft.controllers.network.security_groups import SecurityGroups
 from weft.controllers.node.controller import Nodes
 from weft.controllers.node.drain_controller import Drain
 from weft.controllers.pool.controller import Pools
+from weft.controllers.power.controller import OpenBmc, Power
 from weft.controllers.profile.controller import Analyses, Profiles
 from weft.controllers.quota.controller import Quotas
 from weft.controllers.rebalance.controller import Rebalancing
@@ -79,6 +80,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     files: ServerFiles | None = None  # that folder's, and those of the other servers
     make_bundle: MakeBundle | None = None
     unseal: Unseal | None = None  # decrypts what is sealed: secrets, tokens of linked clusters
+    open_bmc: OpenBmc | None = None  # of nodes' machines
     allow_fetch: Sequence[str] = ()  # which of the machine's own places images may come from
     put_samples: Callable[[Sequence[Sample]], None] | None = None  # takes the samples of metrics of one moment
     read_ends: Callable[[], Mapping[str, float]] = dict  # when the server's certificates end, in unix seconds by name
@@ -150,6 +152,7 @@ CONTROLLERS: tuple[Registered, ...] = (
     Registered(lambda lease, needs: Alerts(lease, needs.evaluator), ("evaluator",)),
     Registered(lambda lease, needs: Receivers(lease, needs.journal, needs.send, needs.unseal), ("journal", "send")),
     Registered(lambda lease, needs: Profiles(lease, needs.history, needs.analyst), ("analyst",)),
+    Registered(lambda lease, needs: Power(lease, needs.unseal, needs.open_bmc), ("unseal", "open_bmc")),
     Registered(lambda lease, needs: Clusters(lease, needs.unseal), ("unseal",)),
     Registered(lambda lease, needs: Witnesses(lease, needs.unseal), ("unseal",)),
     Registered(lambda lease, needs: Delegations(lease, needs.unseal), ("unseal",)),

@@ -11,6 +11,17 @@ import msgspec
 from weft.kinds.fields.taint import check_taints
 from weft.kinds.orders import OrderReports
 from weft.kinds.parts.node.columns import NODE_COLUMNS, NodeType, is_drained
+from weft.kinds.parts.node.power import (
+    SWITCHED,
+    PowerInput,
+    PowerOrder,
+    PowerReading,
+    check_power,
+    describe_node_progress,
+    find_power_failure,
+    find_power_rights,
+    order_power,
+)
 from weft.kinds.parts.stream_verbs import METRICS, NODE_LOGS
 from weft.kinds.record import (
     Access,
@@ -78,6 +89,19 @@ class NodeSpec(msgspec.Struct, kw_only=True):
             le=LONGEST_AUTONOMY_SECONDS,
         ),
     ] = 0.0
+    power: Annotated[
+        str,
+        field(
+            "BMC of the machine: redfish://HOST[:PORT][/redfish/v1/Systems/ID] or ipmi://HOST[:PORT]", max_length=500
+        ),
+    ] = ""
+    power_secret: Annotated[
+        str,
+        field(
+            "Secret with the BMC's user and password, as PROJECT/NAME; and with the fingerprint of its certificate, if the "
+            "server doesn't trust that"
+        ),
+    ] = ""
     devices_project: Annotated[
         str,
         field(
@@ -102,6 +126,13 @@ class NodeActions(msgspec.Struct, kw_only=True):
             "When people last ended a quarantine of the node; starts that failed before don't count", quantity="moment"
         ),
     ] = None
+    power_to: Annotated[PowerOrder, field("Last order to the BMC")] = "status"
+    power_orders: Annotated[int, field("Counter: each order to the BMC makes it grow", ge=0)] = 0
+    power_ordered_at: Annotated[float, field("When the last order was given", quantity="moment")] = 0.0
+
+
+class NodeMarks(msgspec.Struct, kw_only=True, frozen=True):
+    power: Annotated[PowerReading | None, field("What the BMC of the machine said last")] = None
 
 
 def find_devices_project(spec: NodeSpec) -> str:
@@ -344,6 +375,7 @@ def check_node(spec: NodeSpec) -> None:
                 else "for other resources, give a larger amount in spec.resources",
             )
     check_taints(spec.taints, "spec.taints")
+    check_power(spec.power, spec.power_secret)
     for index, datum in enumerate(spec.data):
         if not _DATUM.fullmatch(datum):
             raise InvalidInput(
@@ -384,6 +416,7 @@ NODE = Kind(
     scope="fabric",
     spec=NodeSpec,
     actions=NodeActions,
+    marks=NodeMarks,
     status=NodeStatus,
     report=NodeReport,
     schema=2,
@@ -427,6 +460,14 @@ NODE = Kind(
             act=_maintain,
             needs="fabric",
         ),
+        Verb(
+            "power",
+            "Ask the BMC of the node's machine whether it is on, or have it switched",
+            input=PowerInput,
+            act=order_power,
+            needs="fabric",
+            says=lambda given: f"power {given.to}",
+        ),
     ),
     access=Access(
         readers="shared",
@@ -436,10 +477,15 @@ NODE = Kind(
             "Drained": "drain",
             "Snapshots": "snapshots",
         },
+        mark_writers={"power": ("power",)},
+        further_rights=find_power_rights,
         reported_by_node=True,
         node_reads="itself",
         fabric_fields=(
+            "spec.power",
+            "spec.power_secret",
             "spec.devices_project",
+            "marks.power",
             "report.images",
             "report.booted",
             "report.snapshots",
@@ -459,9 +505,14 @@ NODE = Kind(
     display=Display(
         topic="Placement",
         columns=NODE_COLUMNS,
+        progress=describe_node_progress,
     ),
     lifetime=Lifetime(
-        goals={"drain": Goal(is_drained, "drained", ends_failed=False, ends_refused=False, asked="condition=Drained")},
+        goals={
+            "power": SWITCHED,
+            "drain": Goal(is_drained, "drained", ends_failed=False, ends_refused=False, asked="condition=Drained"),
+        },
+        find_failure=find_power_failure,
         operation=Operation(act="drain", cancel="uncordon", while_="actions.drain", condition="Drained"),
         runs_workloads=True,
     ),

@@ -29,6 +29,7 @@ from tests.scenario.controllers import (
     test_made_images,
     test_migrations,
     test_planned_migrations,
+    test_power,
     test_quotas,
     test_servers,
     test_services,
@@ -115,6 +116,7 @@ RELIES_ON = {
     "controllers/replication/controller.py plan_one 2": (
         "replication at, allocation at, replica at, snapshot absent, snapshot at, workload at"
     ),
+    "controllers/power/controller.py _note": "node at",
     "controllers/receiver/controller.py _note": "receiver at",
     "controllers/server/controller.py plan_new": "server absent",
     "controllers/server/controller.py plan_server": "server at",
@@ -613,6 +615,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_jobs.test_runs_that_take_longer_are_left_alone_replaced_or_joined,
     test_accounting.test_old_days_become_part_of_their_month_and_old_months_go,
     test_accounting.test_what_nodes_measure_is_counted_as_used,
+    test_power.test_power_off_that_is_answered_with_on_is_no_off,
     test_quotas.test_as_many_tasks_run_at_once_as_the_quota_has_amounts_for,
     test_quotas.test_a_conversion_needs_amounts_for_both_workloads,
     test_disruption_budgets.test_a_drain_stops_one_after_the_other_and_says_what_it_waits_for,

@@ -154,6 +154,7 @@ SPECIAL = {
     ("describe", "migration"): "describe.migration",
     ("maintenance", "node"): "node.maintenance",
     ("drain", "node"): "node.drain",
+    ("power", "node"): "node.power",
     ("logs", "job"): "logs.job_logs",
     ("metrics", "function"): "function.metrics",
     ("create", "secret"): "secret",

@@ -1,8 +1,9 @@
-"""Verbs of nodes under maintenance: drain, maintenance."""
+"""Verbs of nodes under maintenance: drain, maintenance, power."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -20,7 +21,7 @@ from weft.cli.output.terminal import find_width
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.cli.wait.batch import each, finish_each
-from weft.cli.wait.finish import Done
+from weft.cli.wait.finish import Done, plan_wait
 from weft.cli.wait.follow import follow_to_end, print_one
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait
@@ -161,16 +162,20 @@ def _draw(one: dict[str, Any]) -> list[str]:
     return [one["workload"], one["project"], format_bytes(one.get("memory", 0)), one.get("to") or "–", note]
 
 
-def _complete(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of nodes; after one of them, on and off too."""
-    nodes = complete_target(BY_NAME["node"])(context, param, incomplete)
-    states = ("on", "off") if context.params.get("words") else ()
-    return [*nodes, *(CompletionItem(state) for state in states if state.startswith(incomplete))]
+def _complete(*states: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Names of nodes; after one of them, ``states`` too."""
+
+    def complete(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        nodes = complete_target(BY_NAME["node"])(context, param, incomplete)
+        more = states if context.params.get("words") else ()
+        return [*nodes, *(CompletionItem(state) for state in more if state.startswith(incomplete))]
+
+    return complete
 
 
 def maintenance_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     """`weft node maintenance n1 on --reason "new fans"`: begin or end a node's maintenance."""
-    words = click.Argument(["words"], nargs=-1, metavar="NODE... on|off", shell_complete=_complete)
+    words = click.Argument(["words"], nargs=-1, metavar="NODE... on|off", shell_complete=_complete("on", "off"))
     reason = click.Option(["--reason"], metavar="TEXT", default="", help="What is being done to the node.")
 
     def run(session: Session, kind: Kind | None, words: tuple[str, ...], reason: str) -> int:
@@ -188,3 +193,33 @@ def maintenance_command(verb: str, entry: Entry, kind: Kind | None) -> click.Com
         return finish_each(session, codes, done, [])
 
     return options.build(verb, f"{entry.summary}.", run, kind, [words, reason, *options.waits(), options.output()])
+
+
+_ORDERS = ("off", "on", "cycle")
+
+
+def power_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft node power n1 off`: have the machine switched by its BMC, and wait until that says so; without an order, ask it."""
+    metavar = f"NODE... [{'|'.join(_ORDERS)}]"
+    words = click.Argument(["words"], nargs=-1, metavar=metavar, shell_complete=_complete(*_ORDERS))
+    force = click.Option(["--force"], is_flag=True, help="Switch off a node that is ready, whatever runs there.")
+
+    def run(session: Session, kind: Kind | None, words: tuple[str, ...], force: bool) -> int:
+        order = words[-1] if words and words[-1] in _ORDERS else "status"
+        names = words if order == "status" else words[:-1]
+        if not names:
+            raise click.UsageError("give nodes: weft node power n1, or weft node power n1 off")
+        if force and order not in ("off", "cycle"):
+            raise click.UsageError(f"--force has no effect on {order}; it goes with off and cycle")
+        done: list[Done] = []
+        waits: list[Wait] = []
+
+        def act(target: Target) -> None:
+            obj = session.client.verb(target.kind.name, target.name, verb, {"to": order, "force": force})
+            done.append(Done(target, obj, verb))
+            waits.extend(wait for wait in [plan_wait(obj, target, verb)] if wait)
+
+        codes = each(session, find_targets(session, kind, names, entry.kinds), act)
+        return finish_each(session, codes, done, waits)
+
+    return options.build(verb, f"{entry.summary}.", run, kind, [words, force, *options.waits(), options.output()])

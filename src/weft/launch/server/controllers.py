@@ -36,6 +36,7 @@ from weft.controllers.receiver.destination import Network
 from weft.controllers.receiver.sender import Courier
 from weft.controllers.registry import CONTROLLERS, Needs, Registered, list_runs
 from weft.controllers.workload.controller import set_placed_status
+from weft.drivers.power.bmc import open_bmc
 from weft.informer.cache import Cache
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import make_view
@@ -205,6 +206,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 (options.state / "oci").absolute(), options.microvm_dir, options.plain_registry, options.allow_fetch
             ),
             unseal=unseal_own,
+            open_bmc=open_bmc,
             allow_fetch=options.allow_fetch,
             put_samples=put_samples if sender is not None else None,
             read_ends=partial(read_ends, {name: options.state / file for name, file in CERTIFICATES.items()}),

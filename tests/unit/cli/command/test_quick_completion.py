@@ -86,7 +86,7 @@ def test_what_is_answered_quickly_is_what_the_whole_completion_answers() -> None
             left.append(words[-1])
             continue
         assert quick == ask_whole(words, incomplete), (words, incomplete)
-    assert set(left) == {"--context", "cp", "maintenance"}, "files beside guests, what only this machine knows"
+    assert set(left) == {"--context", "cp", "maintenance", "power"}, "files beside guests, what only this machine knows"
 
 
 @pytest.mark.parametrize(
