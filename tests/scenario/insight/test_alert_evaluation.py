@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -19,12 +20,15 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnEvaluator]:
-    made = OwnEvaluator(tmp_path_factory.mktemp("server"))
-    yield made
-    made.close()
+    with pytest.MonkeyPatch.context() as environ:
+        environ.setenv("TZ", "Asia/Kolkata")  # of a machine there
+        made = OwnEvaluator(tmp_path_factory.mktemp("server"))
+        yield made
+        made.close()
 
 
 def test_rules_find_their_own_projects_series_and_nothing_else(lab: OwnEvaluator) -> None:
+    began = time.time()
     lab.evaluate(
         rule("own", "weft_x > 0 # {{ query }}"),
         rule("names-another", 'weft_x{project="b"} or weft_x{project=~".+"} > 3'),
@@ -56,6 +60,7 @@ def test_rules_find_their_own_projects_series_and_nothing_else(lab: OwnEvaluator
     assert 'cannot evaluate "histogram_quantile(weft_x)": unexpected number of args' in found["u-broken"].error
     assert found["u-foreign"].found == [], "a project sees what weft records, of a database that holds more"
     assert [one.firing for one in found["u-waits"].found] == [False]
+    assert began - 1.0 <= found["u-waits"].found[0].begun <= found["u-waits"].at <= time.time()
     assert len(found["u-many"].found) == 1000, "the database bounds what the evaluator gets"
     assert {one.labels["project"] for one in found["u-fabric"].found} == {"a", "b"}
 

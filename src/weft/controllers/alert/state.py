@@ -15,7 +15,7 @@ from weft.kinds.alert_rule import MOST_ALERTS, AlertRuleSpec, AlertRuleStatus
 from weft.kinds.fields.alert.notification import FIRING, RESOLVED, Alert, Notification
 from weft.kinds.fields.alert.summary import render_summary
 from weft.kinds.silence import SilenceSpec, is_silenced
-from weft.telemetry.metrics.evaluator import Evaluated, FoundSeries
+from weft.telemetry.metrics.evaluator import Evaluated
 
 GATHER_SECONDS = 30.0  # between two notifications that more alerts fire
 MOST_NOTICES = 4
@@ -33,7 +33,7 @@ def next_status(
     spec, old = rule.spec(AlertRuleSpec), rule.status(AlertRuleStatus)
     if evaluated is not None and evaluated.error:
         return msgspec.structs.replace(old, error=evaluated.error)
-    alerts = _list_alerts(spec, old.alerts, evaluated.found if evaluated is not None else [], now)
+    alerts = _list_alerts(spec, old.alerts, evaluated, now)
     firing = sum(alert.state == "firing" for alert in alerts)
     kept = _fit(alerts)
     state = "firing" if firing else "pending" if alerts else "inactive"
@@ -51,11 +51,12 @@ def next_status(
     return status
 
 
-def _list_alerts(spec: AlertRuleSpec, old: Sequence[Alert], found: Sequence[FoundSeries], now: float) -> list[Alert]:
-    """All alerts, firing ones first, then by age; each is the same as before unless its state has changed."""
+def _list_alerts(spec: AlertRuleSpec, old: Sequence[Alert], evaluated: Evaluated | None, now: float) -> list[Alert]:
+    """All alerts, firing ones first, then by age; each is the same as before unless its state has changed. An evaluation of
+    before an alert began, as another server's may be, doesn't end it."""
     before = {_identify(alert.labels): alert for alert in old}
     alerts = []
-    for one in found:
+    for one in evaluated.found if evaluated is not None else []:
         labels = _bound_labels(spec.labels, one.labels)
         known = before.get(_identify(labels))
         if known is not None and (known.state == "firing" or not one.firing):
@@ -63,6 +64,9 @@ def _list_alerts(spec: AlertRuleSpec, old: Sequence[Alert], found: Sequence[Foun
             continue
         since = min(now, one.begun + (spec.for_ if one.firing else 0.0))
         alerts.append(Alert(labels=labels, value=one.value, since=since, state="firing" if one.firing else "pending"))
+    if evaluated is not None:
+        there = {_identify(alert.labels) for alert in alerts}
+        alerts += [alert for key, alert in before.items() if key not in there and evaluated.at <= alert.since <= now]
     return sorted(alerts, key=lambda alert: (_RANK[alert.state], alert.since, _identify(alert.labels)))
 
 

@@ -35,12 +35,14 @@ class FoundSeries(msgspec.Struct, frozen=True):
 
 
 class Evaluated(msgspec.Struct, frozen=True):
-    """A rule's newest evaluation. ``error``: why its expression has no result; then ``found`` means nothing."""
+    """A rule's newest evaluation. ``error``: why its expression has no result; then ``found`` means nothing. ``at`` is when it was,
+    in whole seconds since 1970."""
 
     expr: str
     for_: float
     error: str = ""
     found: list[FoundSeries] = []
+    at: float = math.inf
 
 
 class _Alert(msgspec.Struct):
@@ -124,16 +126,20 @@ def find_rules(state: Path) -> Path:
 def _read(rule: _Rule) -> Evaluated:
     error = _read_error(rule.last_error) if rule.last_error else ""
     found = [] if error else [_read_alert(alert) for alert in rule.alerts or [] if alert.state != "inactive"]
-    return Evaluated(rule.query, rule.duration, error, found)
+    return Evaluated(rule.query, rule.duration, error, found, _read_time(rule.last_evaluation))
 
 
 def _read_alert(alert: _Alert) -> FoundSeries:
     labels = {name: value for name, value in alert.labels.items() if name not in ("alertname", "alertgroup")}
+    return FoundSeries(labels, _read_value(alert.value), alert.state == "firing", _read_time(alert.active_at))
+
+
+def _read_time(text: str) -> float:
+    """Whole seconds since 1970; the evaluator writes the local time of its machine."""
     try:
-        begun = datetime.datetime.fromisoformat(alert.active_at[:19] + "+00:00").timestamp()
+        return float(math.floor(datetime.datetime.fromisoformat(text).timestamp()))
     except ValueError:
-        begun = math.inf
-    return FoundSeries(labels, _read_value(alert.value), alert.state == "firing", begun)
+        return math.inf
 
 
 def _read_value(text: str) -> float:

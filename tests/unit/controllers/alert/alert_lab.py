@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -38,10 +39,10 @@ class Played:
         self.events: list[str] = []
         self.silences: list[SilenceSpec] = []
 
-    def see(self, now: float, *seen: FoundSeries, error: str = "") -> AlertRuleStatus:
-        """The evaluator finds these."""
+    def see(self, now: float, *seen: FoundSeries, error: str = "", at: float = math.inf) -> AlertRuleStatus:
+        """The evaluator has found these, ``at`` that time."""
         spec = self.item.spec(AlertRuleSpec)
-        evaluated = {self.item.uid: Evaluated(bound_expr(spec), spec.for_, error, list(seen))}
+        evaluated = {self.item.uid: Evaluated(bound_expr(spec), spec.for_, error, list(seen), at)}
         self.write(plan_rule(self.item, True, evaluated, self.silences, now))
         return self.status
 

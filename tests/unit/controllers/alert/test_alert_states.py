@@ -42,6 +42,17 @@ def test_an_evaluator_that_counts_anew_after_a_restart_ends_no_alert() -> None:
     assert one.see(NOW + 20).state == "inactive"
 
 
+def test_what_another_server_s_evaluator_found_before_an_alert_began_does_not_end_it() -> None:
+    one = Played(rule(for_=60.0))
+    one.see(NOW + 10, found("web", firing=False, begun=NOW + 9), at=NOW + 9)
+    status = one.see(NOW + 11, at=NOW + 5)  # as the next leader reads it
+    assert [(alert.state, alert.since) for alert in status.alerts] == [("pending", NOW + 9)]
+    assert one.see(NOW + 20, found("web", firing=False, begun=NOW + 15), at=NOW + 15).alerts == status.alerts
+    assert one.see(NOW + 25, at=NOW + 25).alerts == []
+    one.see(NOW + 30, found("web", firing=False, begun=NOW + 29), at=NOW + 29)
+    assert one.see(NOW + 20, at=NOW + 19).alerts == []  # it began by a clock that was ahead
+
+
 def test_an_error_of_the_expression_is_shown_and_keeps_the_alerts() -> None:
     one = Played(rule())
     one.see(NOW, found("web"))
