@@ -7,13 +7,14 @@ import asyncio
 import sqlite3
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from tests.scenario.gateway.test_function_events import Nodes, failed
+from tests.scenario.server.test_full_disk_of_a_server import small_disk
 
 from weft.client.context import Context
 from weft.client.server import others as other_servers
@@ -80,7 +81,7 @@ class Server:
         self.own, self.nodes = ServerIdentity(name, new_uid()), Nodes()
         self.state, self.is_there = fabric.folder / name, False
         self.path = self.state / "gateway" / "events.db"
-        self.state.mkdir()
+        self.state.mkdir(exist_ok=True)
         (self.state / "server.json").write_bytes(msgspec.json.encode(self.own))
         (self.state / "ticket.key").write_bytes(KEY)
         (self.state / "ca.crt").write_text(fabric.ca)
@@ -132,8 +133,8 @@ class Server:
         await self.fabric.store.release(SERVERS + self.name, self.name)
         await self.fabric.store.release(LEASE_PREFIX + self.gateway, self.gateway)
 
-    async def accept(self, name: str = "f") -> str:
-        call = Call(id=new_uid(), project="default", name=name, payload=b'{"n":1}')
+    async def accept(self, name: str = "f", payload: bytes = b'{"n":1}') -> str:
+        call = Call(id=new_uid(), project="default", name=name, payload=payload)
         await self.deliveries.accept(call)
         return call.id
 
@@ -427,6 +428,34 @@ async def test_copies_go_to_a_third_server_when_the_second_is_gone(fabric: Fabri
     assert await other.copied() >= ids
     await holder.start()  # what it has is old, and is dropped
     await until(holder.has("copy"))
+
+
+@pytest.mark.host
+async def test_copies_go_to_a_third_server_while_the_disk_of_the_second_is_full(fabric: Fabric) -> None:
+    with ExitStack() as disks:
+        fill = {name: disks.enter_context(small_disk(fabric.folder / name, "8M")) for name in ("s1", "s2", "s3")}
+        servers = [await fabric.add(name) for name in fill]
+        await until(lambda: all(len(server.others.live) == 2 for server in servers))
+        first, *rest = servers
+        first.nodes.says = hang
+        ids = {await first.accept()}
+        (holder,) = [server for server in rest if await server.copied() >= ids]
+        (other,) = [server for server in rest if server is not holder]
+        free = fill[holder.name]()
+        payload = b'"' + b"x" * 60_000 + b'"'
+        ids |= {await first.accept(payload=payload) for _ in range(10)}
+        assert await other.copied() >= ids
+        free()
+        free = fill[first.name]()
+        with pytest.raises(Unavailable, match="events can't be stored now: database or disk is full"):
+            for _ in range(100):
+                ids.add(await first.accept(payload=payload))
+        free()
+        ids.add(await first.accept(payload=payload))
+        assert await first.find("event") == ids
+        await until(other.has("copy", *ids))
+        for server in servers:
+            await server.kill()
 
 
 async def test_a_server_that_has_too_many_copies_takes_more_when_some_are_done(
