@@ -134,11 +134,14 @@ class Fabric:
 
     def join(self, number: int, by: str = "s1") -> None:
         """Let server sNUMBER join, and start it."""
+        self.take_in(number, by)
+        self.start(number, by)
+
+    def take_in(self, number: int, by: str = "s1") -> None:
         name = f"s{number}"
         token = make_token(self.client(by), f"for-{name}-{random.randbytes(3).hex()}")
         member = None if self._store else self.place(number)
         join(self.folder / name, self.servers[by].url, token, hash_ca(self.context.ca), name, member)
-        self.start(number, by)
 
     def start(self, number: int, by: str = "s1") -> None:
         """Start server sNUMBER, which has joined, and wait until it serves and its member has a vote."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
@@ -172,7 +173,9 @@ def test_a_server_with_all_its_processes_goes_to_an_etcd_and_back_amid_writers(
         server.kill()
 
 
-def test_a_lab_becomes_a_fabric_of_two_servers_with_a_member_each(tmp_path: Path) -> None:
+def test_a_lab_becomes_a_fabric_of_two_servers_with_a_member_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fabric = Fabric(tmp_path)
     state = tmp_path / "s1"
     state.mkdir()
@@ -186,7 +189,16 @@ def test_a_lab_becomes_a_fabric_of_two_servers_with_a_member_each(tmp_path: Path
             ok(state, "members", "--member", fabric.place(1).host)
             ok(state, "--confirm")
         assert not (state / "store.db").exists()
-        fabric.join(2)
+        begin = StoreCopy.begin
+
+        async def join_meanwhile(copy: StoreCopy, note: str) -> None:
+            await begin(copy, note)
+            await asyncio.to_thread(fabric.take_in, 2)
+
+        with monkeypatch.context() as late:
+            late.setattr(StoreCopy, "begin", join_meanwhile)
+            assert "other servers keep their objects in the same store: s2" in refused(state, "sqlite")
+        fabric.start(2)
         assert names_of(fabric.client("s2")) == sorted([*made, "a"])
         assert "other servers keep their objects in the same store" in refused(state, "sqlite")
         fabric.servers["s1"].kill()

@@ -136,6 +136,7 @@ async def _exchange(
         await _bring(copy, exchange, clock)
         held_at = clock.elapsed()
         await source.hold_commits(options.pause)
+        await _refuse_shared(source, options.state)  # one may have joined meanwhile
         last = await copy.catch_up()
         await copy.finish()
         _check_lasting(exchange, options.state)
