@@ -57,9 +57,13 @@ def main() -> None:
     module, before = PROCESSES[argv[0]]
     try:
         code = importlib.import_module(module).main([*before, *argv[1:]])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = importlib.import_module("weft.cli.command.exit_codes").INTERRUPTED
+    except BrokenPipeError:  # nobody reads standard output any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = importlib.import_module("weft.cli.command.exit_codes").SIGPIPE
     sys.exit(code)
 
 

@@ -175,3 +175,14 @@ def test_a_command_that_is_interrupted_says_one_line(tmp_path: Path) -> None:
             command.send_signal(signal.SIGINT)
             assert command.communicate(timeout=60)[1] == "interrupted\n"
     assert command.returncode == 130 and not (tmp_path / "s2").exists()
+
+
+@pytest.mark.parametrize("words", [["server", "--help"], ["agent", "--help"], ["server", "config"]])
+def test_a_command_whose_output_nobody_reads_ends_in_silence(words: list[str]) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-c", ENTRY, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert command.stdout is not None
+    command.stdout.close()
+    assert command.stderr is not None and command.stderr.read() == ""
+    assert command.wait(60) == 141

@@ -85,6 +85,8 @@ def main(verb: str, argv: Sequence[str]) -> int:
         if problem.hint:
             print(problem.hint, file=sys.stderr)
         return exit_code(problem)
+    except BrokenPipeError:
+        raise
     except OSError as problem:
         print(f"error: {problem.filename or options.file}: {problem.strerror or problem}", file=sys.stderr)
         return 1
