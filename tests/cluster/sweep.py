@@ -24,6 +24,8 @@ OWN = {
     "network/default/default",
     "image/default/tiny",
     "vm/default/hello",
+    "server//s1",
+    "networktopology//fabric",
     *(f"node//n{number}" for number in (1, 2, 3)),
 }
 MADE_BY_PEOPLE = [
