@@ -277,7 +277,10 @@ async def test_what_no_list_holds_any_more_while_a_step_is_written_down_is_told_
         assert lab.server.node_report.orphans == [f"{web.uid} vm/default/web 1"]
 
 
-async def test_the_root_disk_of_a_guest_that_was_placed_elsewhere_stays_as_a_volume(lab: Lab) -> None:
+async def test_the_root_disk_of_a_guest_that_was_placed_elsewhere_stays_as_a_volume(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.agent.agent.HEARTBEAT_SECONDS", 0.1)
     web = make_allocation()
     async with lab.agent():
         lab.server.put(web)

@@ -24,6 +24,7 @@ from weft.launch.store.engine import MEMBERS, make_store, recall_store, remember
 from weft.launch.store.member import DATA, FOLDER, begin_member
 from weft.protocol.server.join import read_place
 from weft.store.backup import write_backup
+from weft.store.etcd.refill import EtcdRefill
 from weft.store.sqlite import SqliteStore
 from weft.trust.tokens import make_token
 
@@ -111,6 +112,7 @@ def test_a_restore_that_is_refused_leaves_no_mark_that_was_not_there(
 ) -> None:
     state, file = tmp_path / "state", asyncio.run(make_backup(tmp_path))
     words = ["restore", str(file), "--state", str(state), "--store", "etcd:///nowhere"]
+    monkeypatch.setitem(EtcdRefill.__init__.__kwdefaults__, "timeout_seconds", 0.5)
     assert main(words) == 1 and not state.exists()
     killed(monkeypatch, backup, "refill_store", words)
     assert main(words) == 1 and (state / FILE).exists()
