@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from tests.commands import run_command
 from tests.scenario.agent_lab import BUNDLE
+from tests.shelf import SHELF
 
 from weft.cli.app import run
 from weft.contracts.clock import SystemClock
@@ -128,7 +129,7 @@ def start_fabric(
     server_options: Sequence[str] = (),
 ) -> Iterator[Fabric]:
     """A fabric in a folder with a short path (sockets live in it), gone at the end; it lives within ``around(folder)``."""
-    with tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp") as folder, around(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="wf-", dir=SHELF) as folder, around(Path(folder)):
         fabric = Fabric(Path(folder), agent_options, server_options)
         try:
             fabric.start()

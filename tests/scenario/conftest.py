@@ -9,6 +9,7 @@ from typing import Any
 
 import argon2
 import pytest
+from tests.shelf import tmp_path_factory as tmp_path_factory
 
 from weft.trust import passwords
 

@@ -16,6 +16,7 @@ from tests.scenario.agent_lab import BUNDLE
 from tests.scenario.cli_lab import FAKES, NODE
 from tests.scenario.server.servers_lab import WEFT, Fabric, Server, fabric_in, read_servers, tried
 from tests.scenario.server.test_server_log import until
+from tests.shelf import SHELF
 
 from weft.client.context import Context, write_context
 
@@ -95,7 +96,7 @@ class FabricWithNodes:
 def start_fabric() -> Iterator[FabricWithNodes]:
     """A fabric of two servers, in a folder with a short path: sockets live in it."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wf-", dir=SHELF)))
         etcd = stack.enter_context(EtcdServer(folder / "etcd"))
         options = ("--allow-fetch", str(folder))
         yield FabricWithNodes(stack.enter_context(fabric_in(folder, etcd.url, options)), stack)

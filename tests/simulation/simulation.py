@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import gc
 import hashlib
-import os
 import random
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from unittest import mock
 
 import msgspec
 
+from tests.shelf import SHELF
 from tests.simulation.etcd import reach_by_channels
 from tests.simulation.fabric import Fabric
 from tests.simulation.fate import MISFORTUNES, Fate
@@ -116,8 +116,7 @@ def simulate(
     servers: int = 1,
 ) -> Iterator[Fabric]:
     """A fabric that nothing has happened to yet, on a loop of its own; whoever has it drives ``fabric.loop``."""
-    shelf = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(dir=shelf) as folder:
+    with tempfile.TemporaryDirectory(dir=SHELF) as folder:
         loop = VirtualLoop(seed)
         asyncio.set_event_loop(None)
         with (

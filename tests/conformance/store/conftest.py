@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from etcd_server import PROGRAM, EtcdServer
 from hand_clock import HandClock
+from tests.shelf import tmp_path_factory as tmp_path_factory
 
 from weft.contracts.store import Store
 from weft.store.etcd import EtcdStore

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from tests.long import examples
+from tests.shelf import SHELF
 
 from weft.contracts.store import (
     Absent,
@@ -133,7 +134,7 @@ class Engines(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(dir=SHELF)
         self.path = Path(self.folder.name)
         self.clock = HandClock()
         self.model = Model()

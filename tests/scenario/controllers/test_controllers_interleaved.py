@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 from tests.scenario.controllers_lab import GIB, Lab
+from tests.shelf import SHELF
 
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.node import NodeReport
@@ -41,7 +42,7 @@ history = st.lists(st.tuples(actions, st.integers(0, 60)), min_size=3, max_size=
 @settings(max_examples=examples(100), deadline=None)
 @given(history, st.integers(0, 1000))
 def test_nothing_is_ever_given_twice(history: list[tuple[tuple[Any, ...], int]], slow: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=SHELF) as folder:
         asyncio.run(live_through(Path(folder), history, slow))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.scenario.controllers_lab import Lab
+from tests.shelf import SHELF
 
 from weft.contracts.clock import SystemClock
 from weft.store.remote import StoreServer
@@ -48,7 +49,7 @@ async def start(state: Path) -> asyncio.subprocess.Process:
 @asynccontextmanager
 async def fabric(make_front: Callable[[SqliteStore], Any] = lambda store: store) -> AsyncIterator[RealLab]:
     # A socket's path may have about 107 bytes: shorter than pytest's folders.
-    with tempfile.TemporaryDirectory(prefix="weft-") as folder:
+    with tempfile.TemporaryDirectory(prefix="weft-", dir=SHELF) as folder:
         state = Path(folder)
         store = SqliteStore(state / "store.db")
         await store.open()
