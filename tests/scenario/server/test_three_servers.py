@@ -167,6 +167,11 @@ def test_a_backup_comes_back_with_one_server_and_the_others_join_it_again(tmp_pa
         fabric.servers["s1"].kill()
         refused = run_restore(tmp_path / "s1", file)
         assert refused.returncode and "server s2 runs: its member of the store answers" in refused.stderr
+        fresh = tmp_path / "fresh"  # of a machine that lost its disk: only the backup knows of s2
+        words = ["server", "init", "--state", str(fresh), "--server", "s1", "--member", fabric.place(1).client]
+        subprocess.run([*WEFT, *words], check=True)
+        refused = run_restore(fresh, file)
+        assert refused.returncode and "server s2 runs: its member of the store answers" in refused.stderr
         fabric.servers["s2"].kill()
         done = run_restore(tmp_path / "s1", file)
         assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     ExitStack,
@@ -258,7 +258,7 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
         with _undone_if_refused(state, begins_member=options.store == MEMBERS):
             held.enter_context(hold_server(state))
             before = list_replaced(state)
-            member = await _find_alone(state) if options.store == MEMBERS else None
+            member = await _find_alone(state, _list_members(backup)) if options.store == MEMBERS else None
             note_begun(state, "weft server restore", _name_again(options))
             if member is not None:
                 begin_member(state, member.name, member.place)
@@ -283,7 +283,7 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
         "Start the server again: guests keep running. weft doctor lists those that are not in the backup.",
         file=sys.stderr,
     )
-    joined = _list_members(backup) | set(member.others if member is not None else ())
+    joined = _list_members(backup).keys() | set(member.others if member is not None else ())
     again = "remove the --state folder of each; then weft server delete NAME, and weft token create --use server."
     if member is not None and (others := sorted(joined - {member.name})):
         print(
@@ -308,10 +308,10 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     return 0
 
 
-def _list_members(backup: Backup) -> set[str]:
-    """List the servers that had a member of the store."""
+def _list_members(backup: Backup) -> dict[str, str]:
+    """Where the servers' members of the store were, HOST:PORT by name."""
     servers = (decode_envelope(value, 0) for key, value in backup.entries() if key.startswith(kind_prefix(SERVER.name)))
-    return {one.name for one in servers if decode_part(one.marks, ServerMarks).member}
+    return {one.name: place for one in servers if (place := decode_part(one.marks, ServerMarks).member)}
 
 
 @contextmanager
@@ -336,16 +336,20 @@ def _undone_if_refused(state: Path, *, begins_member: bool) -> Iterator[None]:
         raise
 
 
-async def _find_alone(state: Path) -> Member:
-    """This server's member of the store, which shall be its only one. Raises InUse while another server's runs: it would have the
-    former objects."""
+async def _find_alone(state: Path, backed_up: Mapping[str, str]) -> Member:
+    """This server's member of the store, which shall be its only one. Raises InUse while another server's runs, of those that it
+    knows or that are in the backup: it would have the former objects."""
     member = read_member(state)
-    for name, place in member.others.items():
+    places = {**backed_up, **{name: place.client for name, place in member.others.items()}}
+    for name, place in places.items():
+        if place == member.place.client:
+            continue  # nothing holds this folder, and no other server may be at its address
+        host, _, port = place.rpartition(":")
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(ASK_SECONDS):
-                _, writer = await asyncio.open_connection(place.host, place.port)
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
             writer.close()
-            raise InUse(f"server {name} runs: its member of the store answers at {place.client}", hint="stop it first")
+            raise InUse(f"server {name} runs: its member of the store answers at {place}", hint="stop it first")
     return member
 
 
