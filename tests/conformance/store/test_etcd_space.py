@@ -15,10 +15,11 @@ from test_etcd_bad_days import once_it_answers
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put, StoreFull
+from weft.objects.errors import StoreUnavailable
 from weft.store.etcd import EtcdStore
 from weft.store.etcd.space import Compact, Defragment, EndAlarm, HandOver, MemberUse, describe_use, plan_step
 
-QUOTA, EACH = 16 << 20, 200_000
+QUOTA, LARGE, EACH = 16 << 20, 128 << 20, 200_000
 needs_etcd = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
 
 
@@ -84,47 +85,76 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+async def ignore(reason: str, message: str) -> None: ...
+
+
+async def find_no_others() -> dict[str, int]:
+    return {}
+
+
+async def make_too_large(member: EtcdServer, stack: AsyncExitStack) -> EtcdStore:
+    """A store whose file is worth a defragmentation, for which its disk has no space. Its log stays in one file."""
+    stack.enter_context(member)
+    store = EtcdStore([member.endpoint], Hurried(), timeout_seconds=5)
+    await once_it_answers(store.open)
+    stack.push_async_callback(store.close)
+    for n in range(250):
+        await store.commit([Put(f"/fill/{n}", bytes(EACH))])
+    for n in range(190):
+        await store.commit([Delete(f"/fill/{n}")])
+    await store.compact(0)
+    await asyncio.sleep(1)  # etcd writes its file later
+    disk = member.folder.parent
+    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - (8 << 20)))
+    return store
+
+
 @needs_etcd
 @pytest.mark.host
 async def test_a_member_lives_on_a_disk_without_space_for_its_copy_and_is_made_smaller_once_there_is(
     small_disk: Path,
 ) -> None:
     """etcd 3.4 panics at the first write after a defragmentation that found no space."""
-    member = EtcdServer(small_disk / "m", options=("--quota-backend-bytes", str(256 << 20)))
+    member = EtcdServer(small_disk / "m", options=("--quota-backend-bytes", str(LARGE)))
     async with AsyncExitStack() as stack:
-        stack.enter_context(member)
-        store = EtcdStore([member.endpoint], Hurried(), timeout_seconds=5)
-        await once_it_answers(store.open)
-        stack.push_async_callback(store.close)
-        for n in range(400):
-            await store.commit([Put(f"/fill/{n}", bytes(EACH))])
+        store = await make_too_large(member, stack)
         [file] = member.data.rglob("db")
-        for n in range(390):
-            await store.commit([Delete(f"/fill/{n}")])
-        kept = [Put(f"/fill/{n}", bytes(EACH)) for n in range(390, 400)]
-        ballast = small_disk / "ballast"
-        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - (2 << 20)))
-
-        async def note(reason: str, message: str) -> None: ...
-
-        async def find_others() -> dict[str, int]:
-            return {}
-
-        await store.compact(0)
-        keeping = asyncio.create_task(store.space.keep(member.endpoint, 256 << 20, note, small_disk, find_others))
-        for one in kept:
-            await store.commit([one])
+        keeping = asyncio.create_task(store.space.keep(member.endpoint, LARGE, ignore, small_disk, find_no_others))
+        stack.callback(keeping.cancel)
+        for n in range(10):
+            await store.commit([Put(f"/small/{n}", b"")])
             await asyncio.sleep(0.1)
         assert store.space.use is not None and "its disk has only" in store.space.use.problem
-        assert file.stat().st_size > 64 << 20
-        ballast.unlink()
+        assert file.stat().st_size > 40 << 20
+        (small_disk / "ballast").unlink()
         async with asyncio.timeout(20):
             while file.stat().st_size > 16 << 20 or store.space.use.problem:
                 await asyncio.sleep(0.1)
-        await store.commit(kept[:1])
-        keeping.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeping
+        await store.commit([Put("/after", b"")])
+        assert member.is_running
+
+
+@needs_etcd
+@pytest.mark.host
+async def test_a_member_whose_defragmentation_failed_is_left_alone_for_a_while(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    member = EtcdServer(small_disk / "m", options=("--quota-backend-bytes", str(LARGE)))
+    async with AsyncExitStack() as stack:
+        store = await make_too_large(member, stack)
+        # another disk is taken for the member's, and that has space
+        keeping = asyncio.create_task(store.space.keep(member.endpoint, LARGE, ignore, tmp_path, find_no_others))
+        stack.callback(keeping.cancel)
+        async with asyncio.timeout(20):
+            while member.is_running:
+                with suppress(StoreUnavailable):
+                    await store.commit([Put("/small", b"")])
+                await asyncio.sleep(0.1)
+        member.start()
+        await once_it_answers(lambda: store.get("/small"))
+        for n in range(20):  # looks at the space
+            await store.commit([Put(f"/small/{n}", b"")])
+            await asyncio.sleep(0.1)
         assert member.is_running
 
 
@@ -135,9 +165,6 @@ async def test_three_members_that_are_full_take_writes_again(tmp_path: Path) -> 
 
     async def note(reason: str, message: str) -> None:
         noted.append(reason)
-
-    async def find_others() -> dict[str, int]:
-        return {}
 
     async with AsyncExitStack() as stack:
         for member in members:
@@ -154,7 +181,7 @@ async def test_three_members_that_are_full_take_writes_again(tmp_path: Path) -> 
                 await asyncio.sleep(0.01)  # etcd looks at its size every 100 ms only
         # they are kept from now on: a test could not see them full otherwise
         keeping = [
-            asyncio.create_task(store.space.keep(member.endpoint, QUOTA, note, tmp_path, find_others))
+            asyncio.create_task(store.space.keep(member.endpoint, QUOTA, note, tmp_path, find_no_others))
             for store, member in zip(stores, members, strict=True)
         ]
         async with asyncio.timeout(60):
