@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,33 @@ def test_silent_connections_to_a_member_are_logged_once_a_minute(tmp_path: Path)
         server.process.wait()
         log = server.read_log()
         assert log.count("rejected connection") == 1 and "ready to serve client requests" in log
+
+
+def test_of_servers_that_join_together_one_is_taken_in(tmp_path: Path) -> None:
+    with fabric_in(tmp_path) as fabric, ThreadPoolExecutor(4) as threads:
+        fabric.begin()
+        first, url = fabric.client("s1"), fabric.servers["s1"].url
+
+        def ask(number: int) -> str:
+            token = make_token(first, f"t{number}-{time.monotonic_ns()}")
+            joiner = Http(
+                Context(server=url, ca=fabric.context.ca, token=token, server_name=fabric.context.server_name)
+            )
+            given = ServerJoinInput(f"s{number}", f"u{number}", fabric.place(number).client)
+            try:
+                raise_problem(joiner.request("POST", PATH, given))
+                return given.name
+            except InUse as problem:
+                assert "is joining" in problem.message, problem
+                return ""
+            finally:
+                joiner.close()
+
+        for _ in range(6):
+            taken = [name for name in threads.map(ask, range(2, 6)) if name]
+            assert len(taken) == 1
+            assert ask(6) == ""  # its member is still there
+            first.delete("server", taken[0])
 
 
 def test_what_a_fabric_of_members_refuses(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Asks the store's members; writes nothing itself. A member that no server has was
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from weft.api.context import ApiContext
 from weft.contracts.store_members import StoreMember, StoreMembers
@@ -13,6 +13,8 @@ from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import AlreadyExists, InUse, InvalidInput
 from weft.objects.identity import kind_prefix
 from weft.protocol.server.join import MemberPlace, read_place, warn_of_even
+
+_WRITTEN_SECONDS = 1.0  # until a join that has added its member has written its server
 
 
 def read_member(context: ApiContext, text: str) -> MemberPlace | None:
@@ -36,8 +38,7 @@ async def take_in(context: ApiContext, place: MemberPlace) -> dict[str, MemberPl
     """Make ``place`` a learner of the store; where the members with a vote are, by their names. Raises AlreadyExists, and InUse
     while another server joins."""
     members = _require(context)
-    known = {at: server.name for server in await _list_servers(context) if (at := _member_of(server))}
-    found = await members.list()
+    known, found, unknown = await _find_places(context), await members.list(), list[StoreMember]()
     for one in found:
         other = MemberPlace.of_peer(one.address)
         at = other.client
@@ -57,14 +58,29 @@ async def take_in(context: ApiContext, place: MemberPlace) -> dict[str, MemberPl
                 hint="give another --member: an address of the new server's machine, or another port",
             )
         if one.is_learner and at != place.client:
-            if at in known:
-                raise InUse(
-                    f"server {known[at]} is joining: its member of the store at {at} has no vote yet",
-                    hint=f"start it and wait until it is Ready, or give it up: weft server delete {known[at]}",
-                )
+            _refuse_joining(known, at)
+            unknown.append(one)
+    if unknown:  # of a join that failed, or that writes its server in this moment
+        await context.clock.sleep(_WRITTEN_SECONDS)
+        known = await _find_places(context)
+        for one in unknown:
+            _refuse_joining(known, MemberPlace.of_peer(one.address).client)
             await members.remove(one.id)
     found = await members.add(place.peer)
     return {one.name: MemberPlace.of_peer(one.address) for one in found if not one.is_learner}
+
+
+async def _find_places(context: ApiContext) -> dict[str, str]:
+    """The names of the servers by where their members are."""
+    return {at: server.name for server in await _list_servers(context) if (at := _member_of(server))}
+
+
+def _refuse_joining(known: Mapping[str, str], at: str) -> None:
+    if at in known:
+        raise InUse(
+            f"server {known[at]} is joining: its member of the store at {at} has no vote yet",
+            hint=f"start it and wait until it is Ready, or give it up: weft server delete {known[at]}",
+        )
 
 
 async def give_up(context: ApiContext, place: MemberPlace) -> None:

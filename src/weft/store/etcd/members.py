@@ -6,13 +6,17 @@ import builtins
 from typing import Any
 
 from weft.contracts.store_members import StoreMember
-from weft.objects.errors import IllegalTransition, StoreUnavailable
+from weft.objects.errors import IllegalTransition, InUse, StoreUnavailable
 from weft.store.etcd import wire
 from weft.store.etcd.connection import EtcdConnection, EtcdRefused
 
 _SCHEME = "https://"
 _UNHEALTHY = (
     "unhealthy cluster"  # not all members are there, or the one that is asked hasn't seen all of them for 5 s yet
+)
+_ONE_AT_A_TIME = (
+    "too many learner members",
+    "member not found",  # raft passes over a change while another one is under way
 )
 _AWAY = "weft server list shows who is away: start that server, or remove it with weft server delete"
 
@@ -33,6 +37,11 @@ class EtcdMembers:
         except EtcdRefused as refused:
             found = await self.list()
             if not any(member.address == address for member in found):
+                if any(said in refused.details for said in _ONE_AT_A_TIME):
+                    raise InUse(
+                        "another server is joining: its member of the store has no vote yet",
+                        hint="wait until weft server list shows it as Ready, and try again",
+                    ) from None
                 raise IllegalTransition(
                     f"{address} can't become a member of the store: {refused.details}",
                     hint=_AWAY,
