@@ -280,6 +280,7 @@ def test_what_a_fabric_of_members_refuses(tmp_path: Path) -> None:
         for given, problem, said in (  # as of another machine that took the address for its own
             *((f"{host}:{port}", AlreadyExists, has_it) for port in (2378, 2379, 2380)),
             ("0.0.0.0", InvalidInput, "can be reached"),
+            ("255.255.255.255", InvalidInput, "can be reached"),
             ("127.0.0.1:65535", InvalidInput, "can be reached"),
             ("192.0.2.1", InvalidInput, "the members can.t reach each other"),
         ):

@@ -56,7 +56,10 @@ def read_place(text: str) -> MemberPlace:
         number = int(port) if port.isascii() and port.isdecimal() else 0
     except ValueError:
         number = 0
-    if not 0 < number < 65_535 or address.is_unspecified or address.is_multicast:
+    nowhere = number and (
+        address.is_unspecified or address.is_multicast or (address.version == 4 and address.is_reserved)
+    )
+    if not 0 < number < 65_535 or nowhere:
         raise InvalidInput(
             f"{text[:60]!r} is not where a member of the store can be reached",
             field="member",
