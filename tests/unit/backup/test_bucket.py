@@ -15,10 +15,16 @@ from weft.backup.format import CHUNK, BackupManifest
 from weft.backup.process.job import Job, JobLine
 from weft.backup.process.worker import UID, BackupWorker
 from weft.backup.repository import Repository
+from weft.backup.storage import patience
 from weft.backup.storage.place import open_place
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InvalidInput, Unavailable, WeftError
 from weft.trust.ca import Authority
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_PAUSES", (0.05, 0.1))
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "locked"])
