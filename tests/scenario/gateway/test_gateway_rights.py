@@ -17,6 +17,7 @@ from tests.scenario.gateway.test_gateway_streams import plan_guest
 from tests.scenario.gateway_lab import Client, ConsoleRuntime, GatewayLab
 
 from weft.contracts.store import Delete, Put, Store
+from weft.gateway.stream import rights
 from weft.gateway.stream.rights import CheckHolder, OpenStreams, make_check
 from weft.informer.accounts import KINDS, make_directory
 from weft.informer.cache import Cache
@@ -37,6 +38,11 @@ from weft.store.memory import MemoryStore
 
 WEB = make_allocation("web")
 WORKLOAD = {"kind": "vm", "project": "lab", "name": "web", "uid": "u"}
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rights, "CHECK_SECONDS", 0.1)
 
 
 async def put(store: Store, kind: Kind, name: str, spec: msgspec.Struct, owner: Ref | None = None) -> Envelope:
