@@ -113,7 +113,7 @@ async def test_one_that_takes_too_long_is_let_go_once_it_is_through(
     monkeypatch.setattr(connections, "FREEZE_SECONDS", 0.1)
     async with Agent(GuestPaths(run=tmp_path, state=tmp_path).qemu_agent) as agent, connected(tmp_path) as agents:
         agent.stuck.clear()
-        assert "not frozen within" in await agents.freeze()
+        assert "not frozen within" in await agents.freeze(within=0.1)
         assert await agents.thaw() is None
         agent.stuck.set()
         await until_thawed(agent)
