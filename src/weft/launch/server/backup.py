@@ -309,7 +309,7 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
 
 
 def _list_members(backup: Backup) -> dict[str, str]:
-    """Where the servers' members of the store were, HOST:PORT by name."""
+    """Addresses of the servers' members of the store, HOST:PORT by name."""
     servers = (decode_envelope(value, 0) for key, value in backup.entries() if key.startswith(kind_prefix(SERVER.name)))
     return {one.name: place for one in servers if (place := decode_part(one.marks, ServerMarks).member)}
 
