@@ -87,8 +87,9 @@ def test_a_process_that_is_no_server_here_is_not_to_be_killed(holder: str, tmp_p
 
 
 def test_a_command_that_works_in_the_folder_is_waited_for(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", "input()", "weft", "server", "restore", "saved"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE) as process, (tmp_path / FILE).open("w+") as lock:
+    words = [sys.executable, "-c", "print(flush=True); input()", "weft", "server", "restore", "saved"]
+    with subprocess.Popen(words, stdin=-1, stdout=-1) as process, (tmp_path / FILE).open("w+") as lock:
+        assert process.stdout is not None and process.stdout.readline() == b"\n"  # it has its command line
         lock.write(f"{process.pid}\n")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
