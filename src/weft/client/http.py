@@ -10,7 +10,7 @@ import functools
 import http.client
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from weft.client.answer import ClientAnswer, Stream, raise_problem, read_headers
@@ -288,19 +288,15 @@ class Http:
             connection.hang_up()
 
     def _dial(self, timeout_seconds: float, answer_seconds: float | None = None) -> ApiConnection:
-        """A connection to the server that answered last, or to the next one that answers in a short time. Where all are slow, each
-        has a longer one, and then the first of them the whole time."""
+        """A connection to the server that answered last, or to the next one that answers. That one has longer: when a server dies,
+        all of its clients come there. Where all are slow, they share the whole time."""
         places, failures = self.endpoints.in_turn(), dict[Endpoint, Lost | NotAuthenticated]()
-        if len(places) == 1:
-            return self._dial_at(places[0], timeout_seconds, answer_seconds or timeout_seconds)
-        for seconds in sorted(
-            {min(one, timeout_seconds) for one in (CONNECT_SECONDS, SECOND_SECONDS, timeout_seconds)}
-        ):
-            if seconds > SECOND_SECONDS:
-                places = places[:1]
+
+        def dial(places: Sequence[Endpoint], least_seconds: float) -> ApiConnection | None:
             for place in places:
+                seconds = max(least_seconds, SECOND_SECONDS if failures else CONNECT_SECONDS)
                 try:
-                    connection = self._dial_at(place, seconds, answer_seconds or timeout_seconds)
+                    connection = self._dial_at(place, min(seconds, timeout_seconds), answer_seconds or timeout_seconds)
                 except (Lost, NotAuthenticated) as failed:
                     if self._closed.is_set():
                         raise
@@ -308,7 +304,13 @@ class Http:
                 else:
                     self._leave(failures, place)
                     return connection
-            places = [place for place in places if isinstance(failures[place].__cause__, TimeoutError)]
+            return None
+
+        if (connection := dial(places, timeout_seconds if len(places) == 1 else 0.0)) is not None:
+            return connection
+        slow = [place for place in places if isinstance(failures[place].__cause__, TimeoutError)]
+        if len(places) > 1 and (connection := dial(slow, timeout_seconds / max(1, len(slow)))) is not None:
+            return connection
         raise next(iter(failures.values()))
 
     def _leave(self, failures: Mapping[Endpoint, Lost | NotAuthenticated], place: Endpoint) -> None:

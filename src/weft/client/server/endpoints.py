@@ -17,8 +17,8 @@ HEADER = "weft-servers"  # of answers of a server that isn't the only one: the U
 AWAY_HEADER = "weft-servers-away"  # of answers in which the part of these servers is missing: their names
 JOURNAL_HEADER = "weft-journal"  # of answers with events: whose ids they have
 MOST = 9
-CONNECT_SECONDS = 1.0  # to one of several, until all were tried
-SECOND_SECONDS = 5.0  # to each of those that were slow, when all were
+CONNECT_SECONDS = 1.0  # to the first of several
+SECOND_SECONDS = 5.0  # to each of the others
 
 
 class Endpoint(NamedTuple):
