@@ -38,20 +38,28 @@ class Gathering:
     def __init__(self, connection: EtcdConnection) -> None:
         self._connection = connection
         self._waiting = deque[_Step]()
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._tasks = set[asyncio.Task[None]]()  # the loop itself keeps none from being collected
 
     async def do(self, key: bytes, operation: Any) -> Outcome:
         """Do a RequestOp that reads or writes ``key`` alone, and may be done more than once. Raises what ``transact`` does; a
         failure is that of all steps that wait for it."""
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Step(key, operation, outcome))
-        if len(self._under_way) < _MOST_UNDER_WAY:
+        if self._under_way < _MOST_UNDER_WAY:
+            self._under_way += 1
             task = asyncio.create_task(self._work())
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await outcome
 
     async def _work(self) -> None:
+        try:
+            await self._send_all()
+        finally:  # in the same turn in which it saw that nobody waits: who comes later would wait for it in vain
+            self._under_way -= 1
+
+    async def _send_all(self) -> None:
         while steps := self._take():
             try:
                 answer = await self._connection.transact([], [step.operation for step in steps], [])
