@@ -32,8 +32,7 @@ class Links:
         if (before := self._channels.get(node)) is not None:
             before.close()
         if node not in self._tasks:
-            task = self._tasks[node] = asyncio.ensure_future(self._keep(node))
-            task.add_done_callback(lambda _: self._tasks.pop(node, None))
+            self._tasks[node] = asyncio.ensure_future(self._keep(node))
 
     async def close(self) -> None:
         tasks = list(self._tasks.values())
@@ -42,6 +41,12 @@ class Links:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep(self, node: str) -> None:
+        try:
+            await self._keep_while_there(node)
+        finally:  # in the same turn in which it saw that the agent is gone: the next one would have no link
+            self._tasks.pop(node, None)
+
+    async def _keep_while_there(self, node: str) -> None:
         pause = FIRST_PAUSE_SECONDS
         claims: dict[str, object] = {"node_uid": node, "allocation": "", "guest_id": "", "verb": VERB}
         while self._is_there(node):
