@@ -56,7 +56,10 @@ def main() -> None:
         gc.set_threshold(*SELDOM)
     module, before = PROCESSES[argv[0]]
     try:
-        code = importlib.import_module(module).main([*before, *argv[1:]])
+        try:
+            code = importlib.import_module(module).main([*before, *argv[1:]])
+        except SystemExit as end:  # of argparse, which has printed help
+            code = end.code
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -41,6 +42,8 @@ JOIN_STEPS = ("_ask", "write_keys", "note_finished")
 def killed(monkeypatch: pytest.MonkeyPatch, module: Any, step: str, words: list[str]) -> None:
     """Run ``weft server`` in a process of its own, which is killed when it has come to the step."""
     if (child := os.fork()) == 0:
+        gc.disable()  # else threads are waited for that only the parent has
+        signal.alarm(60)
         monkeypatch.setattr(module, step, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
         main(words)
         os._exit(0)
@@ -181,8 +184,9 @@ def test_a_command_that_is_interrupted_says_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [["server", "--help"], ["agent", "--help"], ["server", "config"]])
 def test_a_command_whose_output_nobody_reads_ends_in_silence(words: list[str]) -> None:
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
     command = subprocess.Popen(
-        [sys.executable, "-c", ENTRY, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", ENTRY, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=buffered
     )
     assert command.stdout is not None
     command.stdout.close()
