@@ -132,7 +132,7 @@ class NodeActions(msgspec.Struct, kw_only=True):
 
 
 class NodeMarks(msgspec.Struct, kw_only=True, frozen=True):
-    power: Annotated[PowerReading | None, field("What the BMC of the machine said last")] = None
+    power_reading: Annotated[PowerReading | None, field("What the BMC of the machine said last")] = None
 
 
 def find_devices_project(spec: NodeSpec) -> str:
@@ -477,7 +477,7 @@ NODE = Kind(
             "Drained": "drain",
             "Snapshots": "snapshots",
         },
-        mark_writers={"power": ("power",)},
+        mark_writers={"power_reading": ("power",)},
         further_rights=find_power_rights,
         reported_by_node=True,
         node_reads="itself",
@@ -485,7 +485,7 @@ NODE = Kind(
             "spec.power",
             "spec.power_secret",
             "spec.devices_project",
-            "marks.power",
+            "marks.power_reading",
             "report.images",
             "report.booted",
             "report.snapshots",

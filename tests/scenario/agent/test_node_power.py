@@ -32,7 +32,7 @@ def keep_secret(fabric: Fabric, name: str, **values: str) -> None:
 
 def read_power(fabric: Fabric, node: str) -> dict[str, object]:
     said = fabric.weft("get", f"node/{node}", "-o", "json")
-    return dict(json.loads(said.out)["marks"]["power"])
+    return dict(json.loads(said.out)["marks"]["power_reading"])
 
 
 def test_a_machine_is_switched_over_redfish_and_each_order_ends_when_the_bmc_says_so(

@@ -69,7 +69,7 @@ async def machine_of_n1(folder: Path) -> AsyncIterator[tuple[Lab, Bmc]]:
 async def read(lab: Lab) -> PowerReading:
     node = await lab.get("/node/-/n1")
     assert node is not None
-    return decode_part(node.marks, NodeMarks).power or PowerReading()
+    return decode_part(node.marks, NodeMarks).power_reading or PowerReading()
 
 
 async def order(lab: Lab, to: str, number: int) -> None:

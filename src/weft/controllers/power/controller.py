@@ -1,6 +1,6 @@
 """Asks the BMCs of nodes' machines whether these are on, and has them switched as people order.
 
-Reads nodes and their Secrets; writes the mark ``power`` of a node. Woken by nodes with a BMC, and by time: it is asked every five
+Reads nodes and their Secrets; writes the mark ``power_reading`` of a node. Woken by nodes with a BMC, and by time: it is asked every five
 minutes, of a silent node every quarter of one. An order is carried out once the BMC's own word shows it; one that a process died in
 is carried out again, but what was off for it already is only switched on."""
 
@@ -134,7 +134,7 @@ class Power(Asking):
             if node is None or node.uid != uid or not _is_worth_noting(reading, before := _read_mark(node)):
                 return
             draft = Draft()
-            draft.change(node, marks=replace(node.marks(NodeMarks), power=reading))
+            draft.change(node, marks=replace(node.marks(NodeMarks), power_reading=reading))
             commit = draft.commit(key, _list_events(node, before, reading))
             if commit is None or not await self._leadership.perform([commit]):
                 return
@@ -145,7 +145,7 @@ def _read_asked(node: Item) -> object:
 
 
 def _read_mark(node: Item) -> PowerReading:
-    return node.marks(NodeMarks).power or PowerReading()
+    return node.marks(NodeMarks).power_reading or PowerReading()
 
 
 def _note_state(known: PowerReading, state: PowerState, at: float) -> PowerReading:

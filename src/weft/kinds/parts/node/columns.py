@@ -111,7 +111,7 @@ NODE_COLUMNS = (
     Column("TAINTS", joined("spec.taints"), wide=True),
     Column("AUTONOMY", _autonomy, wide=True),
     Column("ACCEL", text("report.accelerator"), wide=True),
-    Column("POWER", text("marks.power.state"), wide=True),
+    Column("POWER", text("marks.power_reading.state"), wide=True),
     Column("HYPERVISOR", text("report.hypervisor"), wide=True),
     Column("AGE", AGE.value, wide=True),
 )

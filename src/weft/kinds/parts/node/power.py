@@ -103,25 +103,25 @@ def find_power_rights(old: Any, new: Any) -> Iterable[tuple[str, str]]:
 
 
 def _is_carried_out(obj: Object | None) -> bool:
-    done, ordered = dig(obj or {}, "marks.power.orders", 0), dig(obj or {}, "actions.power_orders", 0)
-    return obj is not None and bool(done >= ordered) and not dig(obj, "marks.power.message", "")
+    done, ordered = dig(obj or {}, "marks.power_reading.orders", 0), dig(obj or {}, "actions.power_orders", 0)
+    return obj is not None and bool(done >= ordered) and not dig(obj, "marks.power_reading.message", "")
 
 
 def find_power_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """The error of an order that failed, for the command that waits for it."""
-    if goal.words != SWITCHED.words or dig(obj, "marks.power.orders", 0) < dig(obj, "actions.power_orders", 0):
+    if goal.words != SWITCHED.words or dig(obj, "marks.power_reading.orders", 0) < dig(obj, "actions.power_orders", 0):
         return None
-    message = dig(obj, "marks.power.message", "")
+    message = dig(obj, "marks.power_reading.message", "")
     return DriverFailed(f"{what}: {message}", reason="powerUnknown") if message else None
 
 
 def _answer(obj: Object) -> str:
-    return f"power is {dig(obj, 'marks.power.state', 'unknown')}"
+    return f"power is {dig(obj, 'marks.power_reading.state', 'unknown')}"
 
 
 def describe_node_progress(obj: Object) -> str:
     """Describe the order that is carried out, beside the node's phase."""
-    if dig(obj, "marks.power.orders", 0) < dig(obj, "actions.power_orders", 0):
+    if dig(obj, "marks.power_reading.orders", 0) < dig(obj, "actions.power_orders", 0):
         return f"its BMC is asked: power {dig(obj, 'actions.power_to', 'status')}"
     return str(dig(obj, "status.message", ""))
 
