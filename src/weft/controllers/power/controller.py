@@ -1,8 +1,8 @@
 """Asks the BMCs of nodes' machines whether these are on, and has them switched as people order.
 
-Reads nodes and their Secrets; writes the mark ``power_reading`` of a node. Woken by nodes with a BMC, and by time: it is asked every five
-minutes, of a silent node every quarter of one. An order is carried out once the BMC's own word shows it; one that a process died in
-is carried out again, but what was off for it already is only switched on."""
+Reads nodes and their Secrets; writes the mark ``power_reading`` of a node. Woken by nodes with a BMC, and by time: it is asked
+every five minutes, of a silent node every quarter of one. An order is carried out once the BMC's own word shows it; one that a
+process died in is carried out again, but what was off for it already is only switched on."""
 
 from __future__ import annotations
 
