@@ -63,12 +63,12 @@ def _freeze_the_leader() -> list[str]:
         await fabric.set_up()
         await await_nodes(fabric)
         await asyncio.sleep(5.0)
-        for number in range(12):
+        for number in range(48):
             leader = await _await_leader(fabric)
             spec = {"image": "tiny", "cpu": 0.25, "memory": 128 * MIB, "networks": []}
             name = f"m{number}"
             await ask(fabric, "POST", VMS, {"kind": "vm", "name": name, "spec": spec})
-            await fabric.loop.pass_steps(4 * number)
+            await fabric.loop.pass_steps(number)
             leader.freeze()
             await until(lambda name=name: len(places(fabric, name)) > 0 or fabric.broken, "another one decides")
             while fabric.cluster is not None and fabric.cluster.leader in (leader.name, "nobody"):
