@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -111,6 +110,7 @@ def test_a_server_whose_whole_folder_is_on_a_full_disk_names_it_and_goes_on_once
         until(lambda: fill() and "its disk has only" in doctor(tmp_path / "s1" / "context.json"), 60)
         server.kill()
         server.start()
-        time.sleep(5)
+        until(lambda: "no space left on device" in server.read_log().lower(), 60)  # and it doesn't end
+        assert server.process.poll() is None
         fill()()
         until(lambda: tried(lambda: write_large(client, 1)), 60)
