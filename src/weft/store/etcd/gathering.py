@@ -1,7 +1,7 @@
 """Steps about one key each, which are sent to etcd together when there are many: a request costs etcd and this process far more
 than one key of it does, and a server of a thousand nodes reads and renews hundreds of keys a second.
 
-While there are few steps, each is sent by itself. Steps that come while transactions are under way share the next one (group
+A step is sent by itself when few are waiting. Steps that arrive while two transactions are running share the next one (group
 commit): the slower etcd is, the more steps each transaction holds, so a busy store doesn't get more requests.
 """
 

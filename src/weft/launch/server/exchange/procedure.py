@@ -136,7 +136,7 @@ async def _exchange(
         await _bring(copy, exchange, clock)
         held_at = clock.elapsed()
         await source.hold_commits(options.pause)
-        await _refuse_shared(source, options.state)  # one may have joined meanwhile
+        await _refuse_shared(source, options.state)  # a server may have joined during the copy
         last = await copy.catch_up()
         await copy.finish()
         _check_lasting(exchange, options.state)
