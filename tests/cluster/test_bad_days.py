@@ -241,7 +241,7 @@ def test_amnesia_an_older_and_then_an_empty_store_kill_no_guest(cluster: Cluster
         deadline = time.monotonic() + 60
         while True:
             nodes = cluster.json("get", "node")["items"]
-            if len(nodes) == 3 and any(f"/{name} " in o for n in nodes for o in n["report"]["orphans"]):
+            if len(nodes) == 3 and any(f"/{name} " in o for n in nodes for o in n.get("report", {}).get("orphans", ())):
                 return
             assert time.monotonic() < deadline, (nodes, cluster.logs())
             time.sleep(0.5)

@@ -94,6 +94,8 @@ def test_a_node_that_was_deleted_is_not_waited_for_and_is_named() -> None:
         describe_nodes(["n1", "n2", "n3"], nodes)
     said = describe_nodes(["n1", "n3"], nodes)
     assert said.startswith("n1 online; n3 deleted, as you left it") and describe_nodes(["n1"], nodes) == "n1 online"
+    with pytest.raises(Unavailable, match="the store doesn't have n3 yet"):  # it was lost, or replaced by an empty one
+        describe_nodes(["n1", "n3"], nodes, lost=True)
 
 
 @pytest.mark.parametrize(

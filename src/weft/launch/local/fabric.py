@@ -22,6 +22,7 @@ from weft.client import Client
 from weft.client.context import FILE as CONTEXT_FILE
 from weft.client.context import read_context
 from weft.contracts.clock import Clock
+from weft.contracts.store import epoch_of
 from weft.images.microvm.build import ensure_microvm, find_microvm
 from weft.images.recipes import ensure_bundle
 from weft.kinds.parts.sharing import EVERY_PROJECT
@@ -54,6 +55,8 @@ POLL_SECONDS = 0.1
 STORES = {SQLITE: "SQLite", ETCD: "etcd", MEMBERS: "etcd with a member each"}
 HELLO = "hello"
 HELLO_MADE = "hello-made"  # in the state folder: once made in this store, a person may delete it for good
+NODES_MET = "nodes-met"  # in the state folder: the history of the store in which the nodes were met
+MEET_SECONDS = 30.0  # an agent comes back to a store that doesn't have its node within some seconds
 HELLO_SPEC = {"image": "tiny", "cpu": 1, "memory": "128M"}
 # Guests rarely use all they may: a node of a cluster on one machine offers each core several times, as people expect
 # of a machine to try things on. Memory is offered once per node, since an unused part costs nothing.
@@ -275,27 +278,38 @@ async def wait_server(topology: Topology, clock: Clock) -> str:
 
 
 async def wait_nodes(topology: Topology, clock: Clock) -> str:
-    """Wait until every node that nobody deleted is Ready and every guest that should run does: healed."""
+    """Wait until every node that nobody deleted is Ready and every guest that should run does: healed. A node that a lost store
+    doesn't have was not deleted: its agent brings it back, with its guests."""
     names = sorted(node.name for node in topology.nodes)
+    met, began = Path(topology.state_dir) / NODES_MET, clock.elapsed()
+
+    def online(client: Client) -> str:
+        nodes = client.list("node")
+        history = epoch_of(nodes.cursor)
+        is_known = met.exists() and met.read_text() == history
+        said = describe_nodes(names, nodes.items, lost=not is_known and clock.elapsed() - began < MEET_SECONDS)
+        if not is_known:
+            met.write_text(history)
+        return said
 
     def healed(client: Client) -> bool:
         vms = client.list("vm", all_projects=True).items
         return not any(comes_up(vm["status"]) or _has_died(topology, vm) for vm in vms)
 
-    online = await _until(
-        clock, "every node is Ready", topology, lambda client: describe_nodes(names, client.list("node").items)
-    )
+    said = await _until(clock, "every node is Ready", topology, online)
     await _until(clock, "the guests run again", topology, healed)
-    return str(online)
+    return str(said)
 
 
-def describe_nodes(names: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> str:
+def describe_nodes(names: Sequence[str], nodes: Sequence[Mapping[str, Any]], *, lost: bool = False) -> str:
     """Describe which of the nodes are online, once all are that nobody deleted: a node that has joined is one of the cluster's
-    immediately. Raises Unavailable, which is shown if it stays so."""
+    immediately. With ``lost`` the store may have lost those that aren't there. Raises Unavailable, which is shown if it stays so."""
     phases = {node["name"]: node["status"].get("phase", "NotReady") for node in nodes}
     there, gone = [name for name in names if name in phases], [name for name in names if name not in phases]
     if waiting := [f"{name} is {phases[name]}" for name in there if phases[name] != "Ready"]:
         raise Unavailable("; ".join(waiting))
+    if lost and gone:
+        raise Unavailable(f"the store doesn't have {' '.join(gone)} yet")
     online = f"{' '.join(there)} online" if there else "none online"
     again = "deleted, as you left it: make down, then make up, makes a new cluster with it"
     return f"{online}; {' '.join(gone)} {again}" if gone else online
