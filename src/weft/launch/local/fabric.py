@@ -303,7 +303,7 @@ async def wait_nodes(topology: Topology, clock: Clock) -> str:
 
 def describe_nodes(names: Sequence[str], nodes: Sequence[Mapping[str, Any]], *, lost: bool = False) -> str:
     """Describe which of the nodes are online, once all are that nobody deleted: a node that has joined is one of the cluster's
-    immediately. With ``lost`` the store may have lost those that aren't there. Raises Unavailable, which is shown if it stays so."""
+    immediately. With ``lost`` the store may have lost those that aren't there. Raises Unavailable, shown if it stays so."""
     phases = {node["name"]: node["status"].get("phase", "NotReady") for node in nodes}
     there, gone = [name for name in names if name in phases], [name for name in names if name not in phases]
     if waiting := [f"{name} is {phases[name]}" for name in there if phases[name] != "Ready"]:
