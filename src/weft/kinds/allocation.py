@@ -148,7 +148,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     workload: Ref
     workload_generation: int
     incarnation: int
-    role: Literal["active", "source", "target", "reserved"] = "active"
+    # lost: its node was lost and its guest surely ended, so the workload may have another place (decision 0535)
+    role: Literal["active", "source", "target", "reserved", "lost"] = "active"
     desired: Desired = "run"
     desired_count: int = 0  # how often ``desired`` has changed: a report with another count is of an earlier value
     restart_generation: int = 0  # the workload's counter of starts: a report with a lower one calls for a fresh boot
@@ -192,6 +193,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     instance: str = ""  # by which its guest's first boot knows it; "": the workload's uid
     # begin: its node shall find out whether it can guard it; hold: it runs only while its cluster is known to be primary.
     guard: Literal["", "begin", "hold"] = ""
+    # Odd: its guard ends it once its node's heartbeats are confirmed no more. Even: it doesn't. Each change makes it grow.
+    loss_guard: int = 0
     replicated: bool = False  # a copy of it may have been promoted at another cluster while this node was away
     asked_ports: list[int] = []  # of the guest, TCP: its node tries them all the time, for an update of the VM
 
@@ -235,14 +238,34 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     exit_code: int | None = None  # of the ended workload; None: unknown
     snapshots: list[SnapshotReport] = []  # of the spec's
     restored: int = 0  # generation of the origin that the disks come from
+    guarded: int = 0  # the spec's ``loss_guard`` that its node's guard carries out
     to_begin: bool = False  # no guest has begun from the snapshot in its origin yet
     readiness: dict[
         str, ReadinessReport
     ] = {}  # of a running one, by the uid of each service that it has been asked for, and by ``name_port``
 
 
+class EndedBy(msgspec.Struct, kw_only=True, frozen=True):
+    """Evidence that a guest of a lost node runs no more."""
+
+    # power: its machine was off, read back; person: confirmed by people; guard: its time ran out there
+    by: Literal["power", "person", "guard"]
+    at: float  # when that was certain, in seconds since 1970
+    message: str = ""
+
+
 class AllocationStatus(msgspec.Struct, kw_only=True):
-    pass
+    ended_by: EndedBy | None = None  # of one that is lost
+
+
+def is_lost(spec: AllocationSpec) -> bool:
+    """Whether its workload has been freed from it, since its node was lost."""
+    return spec.role == "lost"
+
+
+def is_held(spec: AllocationSpec, report: AllocationReport) -> bool:
+    """Whether its node has reported that its guard holds it, so that it ends in time if the node is lost."""
+    return spec.loss_guard % 2 == 1 and report.guarded == spec.loss_guard
 
 
 def is_current(spec: AllocationSpec, report: AllocationReport) -> bool:
@@ -386,7 +409,8 @@ def _workload(obj: Any) -> str:
     return f"{ref['kind']}/{ref['name']}"
 
 
-ALLOCATIONS_BY_WORKLOAD = Index("allocations by workload")  # without reservations
+ALLOCATIONS_BY_WORKLOAD = Index("allocations by workload")  # without reservations and lost ones
+LOST_BY_WORKLOAD = Index("lost allocations by workload")
 RESERVATIONS_BY_MIGRATION = Index("reservations by migration")
 ALLOCATIONS_BY_NODE = Index("allocations by node")
 ALLOCATIONS_BY_VOLUME = Index("allocations by volume")
@@ -411,6 +435,11 @@ def slot_key(spec: AllocationSpec) -> str:
     """The key of the slot that an allocation is in."""
     assert spec.slot is not None
     return object_key("allocation", None, spec.slot)
+
+
+def _workload_of(allocation: Stored, *, lost: bool) -> tuple[str, ...]:
+    spec = allocation.spec(AllocationSpec)
+    return () if spec.role == "reserved" or is_lost(spec) != lost else (spec.workload.uid,)
 
 
 def _slot_of(allocation: Stored) -> tuple[str, ...]:
@@ -452,7 +481,8 @@ ALLOCATION = Kind(
     status=AllocationStatus,
     report=AllocationReport,
     indexes={
-        ALLOCATIONS_BY_WORKLOAD: lambda item: () if is_reservation(item) else (item.spec(AllocationSpec).workload.uid,),
+        ALLOCATIONS_BY_WORKLOAD: lambda item: _workload_of(item, lost=False),
+        LOST_BY_WORKLOAD: lambda item: _workload_of(item, lost=True),
         RESERVATIONS_BY_MIGRATION: _reserved_for,
         ALLOCATIONS_BY_NODE: lambda item: (item.spec(AllocationSpec).node_uid,),
         ALLOCATIONS_BY_VOLUME: lambda item: [volume.uid for volume in item.spec(AllocationSpec).volumes],
