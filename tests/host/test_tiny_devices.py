@@ -67,13 +67,15 @@ class Tiny:
         return self.run("/bin/weft-devices", what, **{**LEASE, **variables})[1]
 
     def plug(self, number: int = 0) -> None:
-        link = ["ip", "link", "add", f"eth{number}", "type", "veth", "peer", "name", f"peer{number}"]
-        self.outside(*link)
+        """A NIC of this number, whose MAC address is always the same."""
+        link = ["ip", "link", "add", f"eth{number}", "address", f"02:00:00:00:00:{number:02x}", "type", "veth"]
+        self.outside(*link, "peer", "name", f"peer{number}")
         self.outside("ip", "addr", "add", f"10.{number}.0.1/24", "dev", f"peer{number}")
         self.outside("ip", "link", "set", f"peer{number}", "up")
 
     def serve(self, *numbers: int) -> None:
-        """A DHCP server that answers at once, in the networks of these NICs."""
+        """A DHCP server that answers immediately, in the networks of these NICs, also of one that comes later. A second one for
+        the same network would refuse what the first one grants."""
         words = [
             "--keep-in-foreground",
             "--conf-file=/dev/null",
@@ -221,8 +223,9 @@ def test_a_nic_that_is_plugged_in_asks_and_one_that_is_pulled_out_leaves_nothing
     tiny.outside("hostname", "guest")
     daemon = tiny.start("weft-devices")
     until(lambda: tiny.has("/run/network-tried"))
+    tiny.serve(0)
     for _ in range(2):
-        tiny.plug(), tiny.serve(0)
+        tiny.plug()
         until(lambda: tiny.addresses() == ["10.0.0.5/24 10.0.0.255"])
         until(lambda: tiny.has("/run/resolv.eth0"))
         assert tiny.mtu() == 1400 and tiny.ways_out() == [("eth0", "10.0.0.1", 100)]
