@@ -139,8 +139,8 @@ class Guests:
         # The record goes first and by rename, so that a removal cut off half-way isn't a guest without memory.
         with contextlib.suppress(FileNotFoundError):
             paths.record.unlink()
+        self.drop(guest_id)  # from here on nothing is noted in its folder, which would keep a part of it
         await asyncio.to_thread(shutil.rmtree, paths.state, ignore_errors=True)
-        self.drop(guest_id)
 
     async def close(self) -> None:
         for guest in [guest for guest in self.known.values() if guest.hold.is_on]:
