@@ -16,6 +16,7 @@ from weft.launch.local.daemon import LOG_LIMIT_BYTES, Daemon, find_daemon, keep_
 from weft.launch.local.processes import end, inspect_processes
 
 ROOT = Path(__file__).resolve().parents[3]
+FORKS = '(sleep 0.2; exec setsid "$@") & wait'  # as nsenter does, and waits; the child leads its group a moment later
 
 
 def test_of_a_log_that_has_grown_long_the_end_is_kept_and_its_writer_goes_on_there(
@@ -79,7 +80,7 @@ def test_make_install_says_of_kvm_only_that_its_device_is_there() -> None:
 
 async def test_the_pidfile_of_a_daemon_in_other_namespaces_names_the_daemon(tmp_path: Path) -> None:
     daemon = Daemon("server-s1", ("/bin/sleep", f"60.{os.getpid()}"), str(tmp_path))
-    entering = perform_start(daemon, ("setsid", "--fork", "--wait"))  # as nsenter, it forks, and waits
+    entering = perform_start(daemon, ("sh", "-c", FORKS, "sh"))
     try:
         await keep_entered(daemon, entering, SystemClock())
         found = find_daemon(daemon)

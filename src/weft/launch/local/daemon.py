@@ -89,13 +89,21 @@ def perform_start(daemon: Daemon, entry: tuple[str, ...] = ()) -> Process:
 
 
 async def keep_entered(daemon: Daemon, entering: Process, clock: Clock) -> None:
-    """Remember the daemon itself in the place of ``entering``, the process that enters namespaces for it and forks it there."""
+    """Remember the daemon itself in the place of ``entering``, the process that enters namespaces for it and forks it there, once
+    it leads its group."""
     while entering.is_same(inspect_process(entering.pid)):
         process = find_by_command(daemon)
-        if process is not None and not process.is_same(entering):
+        if process is not None and not process.is_same(entering) and _leads_its_group(process):
             keep(daemon, process)
             return
         await clock.sleep(_LOOK_SECONDS)
+
+
+def _leads_its_group(process: Process) -> bool:
+    try:
+        return os.getpgid(process.pid) == process.pid
+    except ProcessLookupError:
+        return False
 
 
 def keep(daemon: Daemon, process: Process) -> None:
