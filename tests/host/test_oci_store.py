@@ -47,6 +47,29 @@ async def test_pulls_at_once_fetch_each_layer_once(registry: Registry, tmp_path:
     assert len(seen) > 4 and leftovers(tmp_path) == []
 
 
+async def test_a_layer_is_fetched_by_no_other_pull_once_it_is_here_though_its_image_is_not(
+    registry: Registry, tmp_path: Path
+) -> None:
+    shared, goes_on = large(), asyncio.Event()
+    one = registry.add("1", Made([shared, files(a="1")], "plain"))
+    registry.add("2", Made([shared, files(a="2")], "plain"))
+
+    async def hold_last_layer(request: Request) -> bool:
+        if one.layers[1]["digest"] in request.path:
+            await goes_on.wait()
+        return False
+
+    registry.spoil, store = hold_last_layer, node(tmp_path)
+    first = asyncio.create_task(store.pull(f"{registry.place}/a:1"))
+    while store._layers.find(one.diff_ids[0]) is None:
+        await asyncio.sleep(0.01)
+    await store.pull(f"{registry.place}/a:2")
+    assert registry.asked(one.layers[0]["digest"]) == 1 and not first.done()
+    goes_on.set()
+    await first
+    assert store._fetched == {}, "what is remembered meanwhile ends with the pulls"
+
+
 def claim_layers(registry: Registry, tag: str, of: Made, own: Made) -> None:
     """An image whose configuration names the layers of ``of``, with the blobs of ``own``: so makes it who only knows digests."""
     manifest = json.loads(own.blobs[own.manifest])

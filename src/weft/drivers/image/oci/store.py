@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from weft.drivers.image.oci.layer_files import read_file
 from weft.drivers.image.oci.layers import Layer, Layers, complete, remove_trees
 from weft.drivers.image.oci.platforms import Platform, this_platform
 from weft.drivers.image.oci.pull import Pull
-from weft.drivers.image.oci.records import Record, Records
+from weft.drivers.image.oci.records import PUBLIC, Record, Records
 from weft.drivers.image.oci.unpack.process import Limits
 from weft.drivers.image.oci.users import find_user
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
@@ -67,6 +67,7 @@ class OciImages:
         self._pulls: SharedWork[OciImage, tuple[int, int]] = SharedWork()
         self._making: SharedWork[Layer, int] = SharedWork()
         self._wanted: Counter[str] = Counter()  # layers that pulls under way need
+        self._fetched: defaultdict[str, set[str]] = defaultdict(set)  # of these, by which holders
         self._places: dict[str, asyncio.Semaphore] = {}
         self._swept: asyncio.Task[None] | None = None
 
@@ -228,8 +229,9 @@ class OciImages:
                 await asyncio.wait(tasks)
 
     def _find(self, diff_id: str, holder: str) -> Layer | None:
-        """The layer, if it is here and ``holder`` has had it."""
-        return self._layers.find(diff_id) if self._records.has_layer(diff_id, holder) else None
+        """The layer, if it is here and ``holder`` has had it, if only for an image that hasn't come whole yet."""
+        has_had = self._records.has_layer(diff_id, holder) or {holder, PUBLIC} & self._fetched.get(diff_id, set())
+        return self._layers.find(diff_id) if has_had else None
 
     async def _share(
         self, source: Source, part: Descriptor, diff_id: str, holder: str, arrived: Callable[[int], None]
@@ -241,7 +243,7 @@ class OciImages:
         def begin(on_progress: Callable[[int], None]) -> Coroutine[Any, Any, Layer]:
             nonlocal ours
             ours = True
-            return self._make(source, part, diff_id, on_progress)
+            return self._make(source, part, diff_id, holder, on_progress)
 
         try:
             return await self._making.join((source.where, holder, part.digest, diff_id), begin, arrived)
@@ -250,12 +252,16 @@ class OciImages:
                 raise
         return await self._making.join((id(source), diff_id), begin, arrived)
 
-    async def _make(self, source: Source, part: Descriptor, diff_id: str, on_progress: Callable[[int], None]) -> Layer:
+    async def _make(
+        self, source: Source, part: Descriptor, diff_id: str, holder: str, on_progress: Callable[[int], None]
+    ) -> Layer:
         _ = part.packing  # refused before it is fetched
         blob = self._layers.work()
         try:
             await download(source, part, blob, self._patience, self._clock, on_progress)
-            return await self._layers.make(blob, part, diff_id)
+            layer = await self._layers.make(blob, part, diff_id)
+            self._fetched[diff_id].add(holder)
+            return layer
         finally:
             await complete(asyncio.to_thread(blob.unlink, missing_ok=True))
 
@@ -276,6 +282,9 @@ class OciImages:
             yield
         finally:
             self._wanted.subtract(diff_ids)
+            for diff_id in diff_ids:
+                if not self._wanted[diff_id]:
+                    self._fetched.pop(diff_id, None)
 
     def _known(self, digest: str) -> Record | None:
         """The record of an image that is whole: with parts lost, the store has it no more."""
