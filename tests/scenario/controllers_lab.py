@@ -133,12 +133,13 @@ class PretendNode:
                 "memory": 16 * GIB,
                 "disk": 100 * GIB,
                 "machines": ["q35", "microvm"],
-                "capabilities": ["gpu-shares"],
+                "capabilities": ["asks-first", "gpu-shares"],
                 **report,
             }
         )
         self.alive = False
         self.saying = b""  # what its heartbeats tell of use
+        self.guards = True  # it ends what it runs once it isn't heard
         self.slow = False  # a slow node reports nothing of its allocations until told
         self.running: dict[str, AllocationReport] = {}  # what "runs" here, by allocation uid
         self.specs: dict[str, AllocationSpec] = {}
@@ -263,6 +264,7 @@ class PretendNode:
         if new.state == "running":
             said = {name_port(port): ReadinessReport(ready=self.listens(spec)) for port in spec.asked_ports}
             new.readiness = {**{one: new.readiness[one] for one in new.readiness if is_service(one)}, **said}
+        new.guarded = spec.loss_guard if self.guards and spec.loss_guard % 2 else 0
         new.image = self.digest if spec.container is not None else ""
         self.running[envelope.uid] = new
         self.specs[envelope.uid] = spec
@@ -291,6 +293,9 @@ def step(spec: AllocationSpec, old: AllocationReport, deleting: bool, stage: Sta
     new = msgspec.structs.replace(
         old, incarnation=spec.incarnation, desired_count=spec.desired_count, reason="", message=""
     )
+    if spec.role == "lost":
+        new.state = "released"
+        return new
     if deleting:
         new.state = {"running": "stopping", "starting": "stopping"}.get(old.state, "released")  # type: ignore[assignment]
         new.reason = PREEMPTED if stage == "suspended" and new.state == "released" else ""

@@ -35,6 +35,7 @@ from weft.controllers.image.making import MadeImages
 from weft.controllers.image.warm import WarmImages
 from weft.controllers.job.controller import Jobs
 from weft.controllers.loop import Controller, run_controller
+from weft.controllers.loss.controller import Losses
 from weft.controllers.metrics.recorder import INTERVAL_SECONDS, Recorder
 from weft.controllers.migration.ahead import PlansAhead
 from weft.controllers.migration.controller import Migrations
@@ -106,6 +107,7 @@ CONTROLLERS: tuple[Registered, ...] = (
     Registered(lambda *_: Services()),
     Registered(lambda lease, _: Workloads(partial(find_silent, lease.cache))),
     Registered(lambda lease, _: Nodes(lease.store, lease.clock)),
+    Registered(lambda lease, _: Losses(lease.store, lease.clock)),
     Registered(lambda lease, _: Servers(lease)),
     Registered(lambda lease, _: Volumes(partial(find_silent, lease.cache))),
     Registered(lambda lease, _: Snapshots(partial(find_silent, lease.cache))),

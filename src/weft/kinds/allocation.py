@@ -268,6 +268,11 @@ def is_held(spec: AllocationSpec, report: AllocationReport) -> bool:
     return spec.loss_guard % 2 == 1 and report.guarded == spec.loss_guard
 
 
+def set_loss_guard(spec: AllocationSpec, *, on: bool) -> AllocationSpec:
+    """``spec`` with its guard of lost nodes switched."""
+    return spec if (spec.loss_guard % 2 == 1) == on else msgspec.structs.replace(spec, loss_guard=spec.loss_guard + 1)
+
+
 def is_current(spec: AllocationSpec, report: AllocationReport) -> bool:
     """Whether ``report`` is of ``desired`` in ``spec``, not of an earlier value: its guest may have been started since."""
     return report.desired_count in (None, spec.desired_count)
@@ -360,8 +365,8 @@ def list_snapshots_to_take(spec: AllocationSpec, report: AllocationReport) -> li
 def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
     """Account for what an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
     fail for lack of capacity; and what its machine still has after a resize, until it gives that up. What runs once takes nothing
-    after its end; a lease that is over, or suspended for another workload, takes its disk. In a slot of a reservation only the disk
-    is taken of the node: the slot has taken the rest."""
+    after its end; a lost one takes its disk, as does a lease that is over, or suspended for another workload. In a slot of a
+    reservation only the disk is taken of the node: the slot has taken the rest."""
     within = account_within(spec, report)
     return within if spec.slot is None else Resources(disk=within.disk)
 
@@ -371,6 +376,8 @@ def account_within(spec: AllocationSpec, report: AllocationReport) -> Resources:
     asked, has = spec.resources, report.has
     if has_ended_for_good(spec, report):
         return Resources()
+    if is_lost(spec):
+        return Resources(disk=asked.disk)
     if is_lease_over(spec, report) or has_given_way(spec, report):
         return Resources(disk=asked.disk)
     if has is None:
@@ -460,7 +467,7 @@ def _reserved_for(allocation: Stored) -> tuple[str, ...]:
 
 def _preemptible(allocation: Stored) -> tuple[str, ...]:
     spec = allocation.spec(AllocationSpec)
-    if spec.slot is not None:
+    if spec.slot is not None or is_lost(spec):
         return ()  # what it takes is kept for its reservation
     leased = spec.lease is not None and spec.lease.preemptible
     return (spec.node_uid, PREEMPTIBLE_ANYWHERE) if spec.preemptible or leased else ()
@@ -494,6 +501,7 @@ ALLOCATION = Kind(
     access=Access(
         readers="fabric",
         writer="fabric",
+        status_writer="loss",
         reported_by_node=True,
         name_begins="node",
         node_reads="placed",

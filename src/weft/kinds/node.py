@@ -11,6 +11,7 @@ import msgspec
 from weft.kinds.fields.taint import check_taints
 from weft.kinds.orders import OrderReports
 from weft.kinds.parts.node.columns import NODE_COLUMNS, NodeType, is_drained
+from weft.kinds.parts.node.loss import confirm_off
 from weft.kinds.parts.node.power import (
     SWITCHED,
     PowerInput,
@@ -129,6 +130,8 @@ class NodeActions(msgspec.Struct, kw_only=True):
     power_to: Annotated[PowerOrder, field("Last order to the BMC")] = "status"
     power_orders: Annotated[int, field("Counter: each order to the BMC makes it grow", ge=0)] = 0
     power_ordered_at: Annotated[float, field("When the last order was given", quantity="moment")] = 0.0
+    off_confirmed_contact: Annotated[str, field("The report's contact of when people confirmed that it is off")] = ""
+    off_confirmed_at: Annotated[float, field("When they did", quantity="moment")] = 0.0
 
 
 class NodeMarks(msgspec.Struct, kw_only=True, frozen=True):
@@ -468,6 +471,12 @@ NODE = Kind(
             needs="fabric",
             says=lambda given: f"power {given.to}",
         ),
+        Verb(
+            "confirm-off",
+            "Confirm that a node that sends no heartbeat is off, so that its guests may start elsewhere",
+            act=confirm_off,
+            needs="fabric",
+        ),
     ),
     access=Access(
         readers="shared",
@@ -476,6 +485,7 @@ NODE = Kind(
             **dict.fromkeys(("Ready", "Fits", "ConnectionsFit", "StartsGuests"), "nodes"),
             "Drained": "drain",
             "Snapshots": "snapshots",
+            "GuestsGoOn": "loss",
         },
         mark_writers={"power_reading": ("power",)},
         further_rights=find_power_rights,
@@ -497,6 +507,7 @@ NODE = Kind(
             "report.orphans",
             "report.orphan_allocations",
             "conditions.Drained",
+            "conditions.GuestsGoOn",
             "conditions.Snapshots",
             "conditions.StartsGuests",
         ),

@@ -28,6 +28,7 @@ from weft.kinds.allocation import (
     PREEMPTIBLE,
     AllocationReport,
     AllocationSpec,
+    is_lost,
     is_slot,
     slot_key,
 )
@@ -526,7 +527,7 @@ def _change_relevant_state(allocation: Item) -> object:
     """The parts of an allocation that decide which changes are possible."""
     spec = allocation.spec(AllocationSpec)
     report, lease = allocation.report(AllocationReport), spec.lease
-    return report.resize_limits, spec.migration, lease and (lease.suspension, lease.pauses, report.state)
+    return report.resize_limits, spec.migration, is_lost(spec), lease and (lease.suspension, lease.pauses, report.state)
 
 
 def is_regrouped(allocation: Item, workload: Item) -> bool:

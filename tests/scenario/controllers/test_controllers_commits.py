@@ -28,6 +28,7 @@ from tests.scenario.controllers import (
     test_jobs,
     test_made_images,
     test_migrations,
+    test_node_loss,
     test_planned_migrations,
     test_power,
     test_quotas,
@@ -103,6 +104,9 @@ RELIES_ON = {
     "controllers/failover/take_over.py _commit": "cluster at, replica at, workload absent",
     "controllers/failover/take_over.py plan_disarming": "replica at",
     "controllers/failover/take_over.py plan_return": "replica at",
+    "controllers/loss/controller.py plan_loss": "node at, allocation at, workload at",
+    "controllers/loss/controller.py plan_node": "node at",
+    "controllers/loss/controller.py plan_release": "allocation at and goes",
     "controllers/recovery/controller.py plan_one 1": "recoveryplan at and goes",
     "controllers/recovery/controller.py plan_one 2": (
         "recoveryplan at, replica at, snapshot at, quota at, network absent, network at and goes, service absent, "
@@ -637,6 +641,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_promises.test_its_owner_is_told_what_was_lost_and_what_is_nearest_and_it_begins_where_capacity_becomes_free,
     test_promises.test_slots_and_what_is_in_them_begin_elsewhere,
     test_reservations.test_its_slots_go_at_its_end_and_when_it_is_deleted,
+    test_node_loss.test_guests_that_the_guard_holds_go_on_elsewhere_and_are_released_by_the_returning_node,
     test_reservations.test_an_extension_is_for_all_of_its_slots_and_for_what_is_in_them,
     test_scheduler_answers.test_an_answer_is_taken_away_when_it_is_old,
     test_services.test_a_service_has_an_address_and_its_endpoints_follow_what_is_reported,

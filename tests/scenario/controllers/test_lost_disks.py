@@ -7,7 +7,6 @@ from pathlib import Path
 from tests.scenario.controllers_lab import GIB, Lab
 
 from weft.contracts.store import Delete
-from weft.kinds.decision import DecisionSpec
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part, merge_part
 
@@ -48,22 +47,6 @@ async def test_a_volume_whose_node_was_deleted_is_unavailable_and_a_vm_that_want
         await lost.join()
         await lab.until_phase("db", "Running")
         assert (await status()).phase == "Attached" and (await status()).message == ""
-
-
-async def test_who_asks_for_a_restart_on_another_node_is_told_that_weft_waits(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
-        await lab.add_node("n1")
-        await lab.put_vm("web", on_node_loss="restart")
-        await lab.put_vm("other")
-        for name in ("web", "other"):
-            await lab.until_phase(name, "Running")
-        notes = {}
-        for name in ("web", "other"):
-            decision = await lab.get(f"/decision/default/vm.{name}")
-            assert decision is not None
-            notes[name] = decode_part(decision.spec, DecisionSpec).notes
-        told = "on_node_loss: restart is not carried out: if its node is lost, the workload waits for it"
-        assert notes == {"web": [told], "other": []}
 
 
 async def test_a_kept_root_disk_is_for_those_who_reclaim_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from weft.api.admission.commit import read_again
 from weft.api.context import ApiContext
 from weft.contracts.store import AtRevision, Delete, Entry, Precondition, Put, Store, Write
-from weft.kinds.allocation import AllocationReport, AllocationSpec, has_nothing_to_migrate
+from weft.kinds.allocation import AllocationReport, AllocationSpec, has_nothing_to_migrate, is_lost
 from weft.kinds.parts.workload import WorkloadActions
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import InUse
@@ -109,7 +109,7 @@ async def _find_resting(context: ApiContext, place: Envelope) -> Envelope | None
     """The workload of a place, if it had ended there and nobody has started it since: it must stay stopped instead of running a
     second time elsewhere. Those that run once, and a deployment's instances, have their own controllers."""
     spec, report = decode_part(place.spec, AllocationSpec), decode_part(place.report, AllocationReport)
-    if not report.ended or spec.once or spec.desired != "run":
+    if not report.ended or is_lost(spec) or spec.once or spec.desired != "run":
         return None
     workload = await read_again(context, object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
     if workload is None or workload.uid != spec.workload.uid or workload.deleting_since is not None:

@@ -18,7 +18,7 @@ from weft.api.context import ApiContext
 from weft.api.node.ended import AT_ONCE, plan_stopped, report_stopped
 from weft.api.request.call import Call
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
-from weft.kinds.allocation import LOCAL, AllocationSpec
+from weft.kinds.allocation import LOCAL, AllocationSpec, is_lost
 from weft.kinds.node import NodeSpec, NodeStatus, find_autonomy_end
 from weft.kinds.parts.snapshot.copies import KINDS_WITH_COPIES, describe_copies, has_root_disk
 from weft.kinds.record import Kind
@@ -109,7 +109,7 @@ async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:
 
 async def _report_loss(context: ApiContext, node: str, spec: AllocationSpec) -> None:
     """Say of a workload that lost its root disk with the node, what becomes of it, and what copies there are."""
-    if not has_root_disk(msgspec.to_builtins(spec)):
+    if is_lost(spec) or not has_root_disk(msgspec.to_builtins(spec)):
         return
     found = await context.store.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
     workload = decode_envelope(found.value) if found is not None else None

@@ -35,6 +35,7 @@ from weft.kinds.allocation import (
     AllocationReport,
     AllocationSpec,
     has_nothing_to_migrate,
+    is_lost,
     is_reservation,
 )
 from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_WAITS
@@ -138,7 +139,7 @@ def find_evictees(view: View, node: Item, begun_at: float, now: float, budgets: 
         if is_reservation(allocation):
             continue  # the migrations controller releases it
         spec = allocation.spec(AllocationSpec)
-        if has_nothing_to_migrate(spec, allocation.report(AllocationReport)):
+        if is_lost(spec) or has_nothing_to_migrate(spec, allocation.report(AllocationReport)):
             continue
         evictee = Evictee(
             key=object_key(spec.workload.kind, spec.workload.project, spec.workload.name),

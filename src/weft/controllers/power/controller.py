@@ -20,7 +20,7 @@ from weft.controllers.image.credentials import Unseal
 from weft.informer.commit import Draft
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.node import NODE, SILENT_PHASES, NodeActions, NodeMarks, NodeSpec, NodeStatus
+from weft.kinds.node import NODE, SILENT_PHASES, NodeActions, NodeMarks, NodeReport, NodeSpec, NodeStatus
 from weft.kinds.parts.node.power import (
     FINGERPRINT,
     PASSWORD,
@@ -72,7 +72,7 @@ class Power(Asking):
     async def _read(self, node: Item, known: PowerReading) -> PowerReading:
         at = self._clock.now()
         try:
-            return _note_state(known, await in_thread(self._find_bmc(node).read), at)
+            return _note_state(known, await in_thread(self._find_bmc(node).read), at, node)
         except WeftError as problem:
             return _note_problem(known, problem, at)
 
@@ -84,16 +84,16 @@ class Power(Asking):
             for step in steps.get(actions.power_to, ()):
                 if step == "off" and actions.power_to == "cycle" and (known.off_at or 0.0) > actions.power_ordered_at:
                     continue
-                known = await self._switch(bmc, step, known)
+                known = await self._switch(node, bmc, step, known)
                 await self._note(node.key, node.uid, known)  # an end in between doesn't switch it off twice
             if actions.power_to == "status":
                 at = self._clock.now()
-                known = _note_state(known, await in_thread(bmc.read), at)
+                known = _note_state(known, await in_thread(bmc.read), at, node)
         except WeftError as problem:
             known = _note_problem(known, problem, self._clock.now())
         return replace(known, orders=number)
 
-    async def _switch(self, bmc: PowerDriver, to: PowerState, known: PowerReading) -> PowerReading:
+    async def _switch(self, node: Item, bmc: PowerDriver, to: PowerState, known: PowerReading) -> PowerReading:
         """Raises WeftError."""
         ends = self._clock.elapsed() + SWITCH_SECONDS
         at = self._clock.now()
@@ -107,7 +107,7 @@ class Power(Asking):
             await self._clock.sleep(_POLL_SECONDS)
             at = self._clock.now()
             state = await in_thread(bmc.read)
-        return _note_state(known, state, at)
+        return _note_state(known, state, at, node)
 
     def _find_bmc(self, node: Item) -> PowerDriver:
         """Raises NotFound, InvalidInput, Unavailable."""
@@ -148,9 +148,10 @@ def _read_mark(node: Item) -> PowerReading:
     return node.marks(NodeMarks).power_reading or PowerReading()
 
 
-def _note_state(known: PowerReading, state: PowerState, at: float) -> PowerReading:
-    off_at = at if state == "off" else known.off_at
-    return replace(known, state=state, at=at, off_at=off_at, reason="", message="")
+def _note_state(known: PowerReading, state: PowerState, at: float, node: Item) -> PowerReading:
+    """``node`` as it was known before the BMC was asked."""
+    known = replace(known, state=state, at=at, reason="", message="")
+    return replace(known, off_at=at, off_contact=node.report(NodeReport).contact) if state == "off" else known
 
 
 def _note_problem(known: PowerReading, problem: WeftError, at: float) -> PowerReading:

@@ -33,6 +33,7 @@ from weft.controllers.workload.status import (
     has_been_resized,
 )
 from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.informer.loss.outlook import describe_outlook
 from weft.informer.trace.commits import is_reached
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import count_starts, pass_on_starts, record_of, spec_of
@@ -49,6 +50,7 @@ from weft.kinds.allocation import (
     is_restoring,
     list_snapshots_to_take,
     set_desired,
+    set_loss_guard,
 )
 from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionStatus, workload_keys
 from weft.kinds.conversion import is_under_way as is_converting
@@ -210,6 +212,7 @@ def follow_spec(view: View, workload: Item, spec: AllocationSpec, *, rests: bool
     """An allocation's spec with what people may change while it lives; one that ``rests``, stopped as desired, releases the
     volumes and networks that its workload doesn't name any more."""
     workload_spec = spec_of(workload)
+    spec = set_loss_guard(spec, on=workload_spec.on_node_loss == "restart")
     named, joined = record_of(workload).volumes(workload_spec), networks_of(workload_spec.networks)
     return msgspec.structs.replace(
         set_desired(pass_on_starts(spec, workload), workload_spec.run),
@@ -429,17 +432,22 @@ def _read_place(view: View, item: Item) -> AllocationFacts:
     spec = item.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)
     phase = nodes[0].status(NodeStatus).phase if nodes else None
-    return AllocationFacts(spec, item.report(AllocationReport), phase, item.envelope.generation, item.deleting)
+    outlook = describe_outlook(view, nodes[0], item) if phase == "NotReady" else ""
+    return AllocationFacts(spec, item.report(AllocationReport), phase, item.envelope.generation, item.deleting, outlook)
 
 
 def _workloads(view: View, uid: str) -> list[str]:
     return [item.key for item in view.find(WORKLOADS_BY_UID, uid)]
 
 
+def _state_of_node(node: Item) -> object:
+    return node.uid, node.status(NodeStatus).phase, (found := node.envelope.condition("GuestsGoOn")) and found.reason
+
+
 def _touched(view: View, change: Changed) -> list[str]:
     """The workloads that a node's change concerns."""
     keys: list[str] = []
-    if has_changed(change, lambda item: (item.uid, item.status(NodeStatus).phase)):
+    if has_changed(change, _state_of_node):
         for allocation in view.find(ALLOCATIONS_BY_NODE, change.item.uid):
             keys += _workloads(view, allocation.spec(AllocationSpec).workload.uid)
     if has_changed(change, lambda item: (item.report(NodeReport).orphans, item.report(NodeReport).orphan_allocations)):

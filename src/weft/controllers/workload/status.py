@@ -55,6 +55,7 @@ class AllocationFacts(msgspec.Struct, frozen=True):
     node_phase: str | None  # None: the node has left the fabric
     generation: int = 0
     leaves: bool = False  # it is being deleted: its node must release it
+    outlook: str = ""  # what becomes of it while its node is silent
 
 
 class DesiredWorkload(msgspec.Struct, frozen=True):
@@ -168,9 +169,7 @@ def _fold_place(
             status.message = f"node {spec.node} sends no heartbeat; it is autonomous: the workload goes on there"
             return
         status.reason = "nodeLost"
-        status.message = _lost(place, "the workload may still run there; waiting for the node")
-        if desired.spec.on_node_loss == "restart":
-            status.message += " (on_node_loss: restart is not carried out; weft waits)"
+        status.message = _lost(place, place.outlook or "the workload may still run there; waiting for the node")
         return
     status.phase, doing = _living(desired, spec, report, former)
     if place.leaves:  # it gives its place to another, and waits for a new one

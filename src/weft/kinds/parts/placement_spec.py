@@ -81,7 +81,10 @@ class RunSpec(msgspec.Struct, kw_only=True):
     ] = "on-failure"
     on_node_loss: Annotated[
         Literal["wait", "restart"],
-        field("What to do when the node is lost; restart is not carried out yet: weft waits", change="live"),
+        field(
+            "restart: once it has surely ended on a lost node, start it on another; wait: it waits for its node",
+            change="live",
+        ),
     ] = "wait"
     grace: Annotated[float, field("Time that the workload has to shut down", change="live", quantity="duration")] = 20.0
     run: Annotated[

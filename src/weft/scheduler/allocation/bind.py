@@ -26,12 +26,13 @@ from weft.kinds.allocation import (
     AllocationReport,
     AllocationSpec,
     allocation_name,
+    set_loss_guard,
 )
 from weft.kinds.arrival import FROM_UID
 from weft.kinds.decision import DECISION, DecisionSpec
 from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.node import NodeReport, NodeStatus, pool_id
-from weft.kinds.parts.workload import WorkloadMarks, WorkloadSpec
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_time
@@ -226,6 +227,7 @@ def _make_allocation(
         origin=candidate.begins.origin if candidate.begins is not None else None,
         **record.allocate(workload_spec, workload.marks(WorkloadMarks)),
     )
+    spec = set_loss_guard(spec, on=workload_spec.on_node_loss == "restart")
     return make_allocation(workload, pass_on_starts(spec, workload), uid, now)
 
 
@@ -284,7 +286,6 @@ def make_decision(view: View, about: Item, candidate: Candidate, explanation: Ex
             *candidate.skipped,
             *explanation.warnings,
             *explanation.notes,
-            *_note_unused(spec_of(candidate.workload)),
         ],
     )
     name = f"{of.kind}.{of.name}"
@@ -295,13 +296,6 @@ def make_decision(view: View, about: Item, candidate: Candidate, explanation: Ex
     envelope.generation += 1
     envelope.spec = merge_part(envelope.spec, spec)
     return envelope
-
-
-def _note_unused(spec: WorkloadSpec) -> list[str]:
-    """Sentences on what the spec asks for and nobody carries out."""
-    if spec.on_node_loss != "restart":
-        return []
-    return ["on_node_loss: restart is not carried out: if its node is lost, the workload waits for it"]
 
 
 def _put_condition(workload: Item, condition: Condition) -> Put | None:

@@ -17,6 +17,7 @@ from weft.kinds.allocation import (
     has_ended_for_good,
     has_given_way,
     is_lease_over,
+    is_lost,
     is_slot,
     slot_key,
 )
@@ -92,10 +93,10 @@ def read_entry(
 
 
 def _read_load(spec: AllocationSpec, report: AllocationReport) -> Load:
-    """Load of an allocation beside amounts: of a lease that is over, its disks."""
+    """Load of an allocation beside amounts: of a lease that is over, and of a lost one, its disks."""
     if has_ended_for_good(spec, report):
         return NO_LOAD
-    return disks_of(spec) if is_lease_over(spec, report) else load_of(spec)
+    return disks_of(spec) if is_lost(spec) or is_lease_over(spec, report) else load_of(spec)
 
 
 def count_disks(snapshot: Snapshot, change: Changed) -> None:

@@ -37,6 +37,7 @@ class PowerReading(msgspec.Struct, frozen=True, kw_only=True):
     off_at: Annotated[
         float | None, field("When it last said off: nothing that ran before then runs any more", quantity="moment")
     ] = None
+    off_contact: Annotated[str, field("The contact in its node's report at that time")] = ""
     orders: Annotated[int, field("How many orders were carried out, or failed", ge=0)] = 0
     reason: Annotated[str, field("Reason of the failure")] = ""
     message: Annotated[str, field("What failed; empty: nothing")] = ""

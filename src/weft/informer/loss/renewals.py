@@ -1,0 +1,60 @@
+"""Times at which nodes were heard last, by the clock of this process alone: upper bounds, from what the store's leases have left.
+
+A new one knows of no node: until it has seen more, each counts as heard when this began. It lasts as long as one leadership, since
+a store that starts again without its leases ends that, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from weft.contracts.clock import Clock
+from weft.contracts.store import Store
+from weft.objects.errors import StoreUnavailable
+from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS
+
+FRESH_SECONDS = 2.0  # an older read decides nothing
+MARGIN_SECONDS = 1.0  # by which a store may be wrong about the time that is left
+
+
+class Renewals:
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._began_at = clock.elapsed()
+        self._bounds: dict[str, float] = {}  # elapsed seconds, by the node's uid
+        self._live: frozenset[str] = frozenset()
+        self._read_at = -math.inf
+
+    async def observe(self) -> None:
+        """Read the leases; a failed read changes nothing."""
+        before = self._clock.elapsed()
+        try:
+            leases = await self._store.leases(LEASE_PREFIX)
+        except StoreUnavailable:
+            return
+        after = self._clock.elapsed()
+        for lease in leases:
+            renewed = after - max(0.0, LEASE_SECONDS - lease.remaining_seconds) + MARGIN_SECONDS
+            self._note(lease.name.removeprefix(LEASE_PREFIX), renewed)
+        self._live, self._read_at = frozenset(lease.name.removeprefix(LEASE_PREFIX) for lease in leases), before
+
+    def note_report(self, uid: str) -> None:
+        """Its report has changed."""
+        self._note(uid, self._clock.elapsed())
+
+    def count_silence(self, uid: str) -> float:
+        """Seconds for which the node certainly hasn't been heard; 0 if the leases can't be read now."""
+        now = self._clock.elapsed()
+        return max(0.0, now - self._bounds.get(uid, self._began_at)) if now - self._read_at <= FRESH_SECONDS else 0.0
+
+    def is_live(self, uid: str) -> bool:
+        """Whether its lease lives, or may, since the leases can't be read now."""
+        return uid in self._live or self._clock.elapsed() - self._read_at > FRESH_SECONDS
+
+    def list_silent(self, seconds: float) -> Iterator[str]:
+        """The uids of nodes that have been seen, and not heard for so long."""
+        return (uid for uid in self._bounds if self.count_silence(uid) > seconds)
+
+    def _note(self, uid: str, at: float) -> None:
+        self._bounds[uid] = max(at, self._bounds.get(uid, self._began_at))

@@ -1,0 +1,347 @@
+"""Nodes that fall silent, and guests that go on elsewhere only once they have certainly ended; time moved by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pytest
+from tests.scenario.controllers.test_power import Bmc, call_here
+from tests.scenario.controllers_lab import Lab, VirtualClock
+
+from weft.contracts.store import Lease
+from weft.informer.loss.outlook import PROMISE_SECONDS
+from weft.informer.loss.renewals import Renewals
+from weft.kinds.allocation import AllocationSpec, AllocationStatus
+from weft.kinds.node import NodeRuntime, NodeSpec
+from weft.kinds.parts.node.loss import confirm_off
+from weft.objects.envelope import decode_part, merge_part
+from weft.objects.errors import IllegalTransition, StoreUnavailable
+
+RUNS = [NodeRuntime(name="oci", kinds=["container"], isolations=["container"]), NodeRuntime(name="qemu", kinds=["vm"])]
+
+
+async def put_guests(lab: Lab, *names: str, **spec: Any) -> None:
+    for name in names:
+        await lab.put_container(name, on_node_loss="restart", **spec)
+    for name in names:
+        await lab.until_phase(name, "Running", kind="container")
+
+
+async def where(lab: Lab, name: str) -> list[tuple[str, int, str]]:
+    found = [one for one in await lab.allocations() if one.workload.name == name]
+    return sorted((one.node, one.incarnation, one.role) for one in found)
+
+
+async def until_on(lab: Lab, name: str, node: str, seconds: float) -> float:
+    """Until it runs there; the seconds that took."""
+    began = lab.clock.elapsed()
+
+    async def there() -> bool:
+        status = await lab.status(name, "container")
+        return (status.phase, status.node) == ("Running", node)
+
+    await lab.until(there, seconds)
+    return lab.clock.elapsed() - began
+
+
+async def make_nodes(lab: Lab, count: int) -> None:
+    """Guests go to n0, since the others are cordoned until ``open_nodes``."""
+    for index in range(count):
+        await lab.add_node(f"n{index}", runtimes=RUNS)
+    for index in range(1, count):
+        await lab.ask(f"n{index}", "node", None, cordoned=True)
+    await lab.pass_time(2.0)
+
+
+async def open_nodes(lab: Lab, count: int) -> None:
+    for index in range(1, count):
+        await lab.ask(f"n{index}", "node", None, cordoned=False)
+
+
+async def confirm(lab: Lab, name: str) -> None:
+    node = await lab.get(f"/node/-/{name}")
+    assert node is not None
+    parts = {part: msgspec.json.decode(getattr(node, part)) for part in ("status", "report")}
+    whole = {"name": name, "now": lab.clock.now(), **parts}
+    await lab.ask(name, "node", None, **confirm_off(whole, None))
+
+
+async def test_guests_that_the_guard_holds_go_on_elsewhere_and_are_released_by_the_returning_node(
+    tmp_path: Path,
+) -> None:
+    async with Lab(tmp_path) as lab:
+        await make_nodes(lab, 4)
+        names = [f"web{index}" for index in range(10)]
+        await put_guests(lab, *names, cpu=0.5)
+        await lab.put_container("patient")
+        await lab.until_phase("patient", "Running", kind="container")
+        await open_nodes(lab, 4)
+        await lab.nodes["n0"].die()
+        began = lab.clock.elapsed()
+        await lab.until_phase("web0", "Unknown", kind="container")
+        said = (await lab.status("web0", "container")).message
+        assert "it restarts elsewhere at " in said and said.endswith("if the node isn't heard of before")
+        assert (await lab.status("patient", "container")).message.endswith("may still run there; waiting for the node")
+
+        async def all_elsewhere() -> bool:
+            found = [await lab.status(name, "container") for name in names]
+            return all(one.phase == "Running" and one.node != "n0" for one in found)
+
+        await lab.until(all_elsewhere, 120.0)
+        took = lab.clock.elapsed() - began
+        assert PROMISE_SECONDS - 5.0 <= took <= 90.0, took
+        (lost, there) = await where(lab, "web0")
+        assert lost == ("n0", 1, "lost") and there[1:] == (2, "active")
+        place = next(
+            one for one in await lab.every("allocation") if decode_part(one.spec, AllocationSpec).role == "lost"
+        )
+        ended = decode_part(place.status, AllocationStatus).ended_by
+        assert ended is not None and ended.by == "guard" and "was not heard for" in ended.message
+        assert "NodeLost" in lab.journal.reasons("web0")
+        assert (await where(lab, "patient")) == [("n0", 1, "active")]
+        assert "NodeLost" not in lab.journal.reasons("patient")
+        node = await lab.get("/node/-/n0")
+        assert node is not None and (found := node.condition("GuestsGoOn")) is not None
+        assert found.message == "1 wait: container/patient (its on_node_loss is wait)"
+        await lab.nodes["n0"].start()
+
+        async def is_over() -> bool:
+            node = await lab.get("/node/-/n0")
+            gone = all([len(await where(lab, name)) == 1 for name in names])
+            return gone and node is not None and node.condition("GuestsGoOn").status == "True"  # type: ignore[union-attr]
+
+        await lab.until(is_over, 60.0)
+        assert (await lab.status("patient", "container")).phase == "Running"
+
+
+async def test_what_nobody_ends_waits_until_a_person_confirms_that_the_node_is_off(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await make_nodes(lab, 4)
+        lab.nodes["n0"].guards = False
+        await put_guests(lab, "web")
+        await open_nodes(lab, 4)
+        with pytest.raises(IllegalTransition, match="node/n0 is Ready"):
+            await confirm(lab, "n0")
+        await lab.nodes["n0"].die()
+        await lab.pass_time(600.0)
+        assert await where(lab, "web") == [("n0", 1, "active")]
+        assert "once the node is known to be off" in (await lab.status("web", "container")).message
+        await confirm(lab, "n0")
+        await lab.pass_time(10.0)
+        assert (await where(lab, "web"))[0] == ("n0", 1, "lost")
+        assert (await lab.status("web", "container")).phase == "Running"
+
+
+async def test_a_confirmation_holds_only_for_the_silence_that_it_was_given_in(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await make_nodes(lab, 4)
+        lab.nodes["n0"].guards = False
+        await put_guests(lab, "web")
+        await lab.nodes["n0"].die()
+        await lab.pass_time(60.0)
+        await lab.kill_controllers()
+        await confirm(lab, "n0")
+        await lab.nodes["n0"].start()  # before anybody acted on it
+        lab.start_controllers("another")
+        await lab.until_phase("web", "Running", kind="container")
+        await open_nodes(lab, 4)
+        await lab.nodes["n0"].die()
+        await lab.pass_time(600.0)
+        assert await where(lab, "web") == [("n0", 1, "active")]
+
+
+async def test_a_held_guest_is_not_freed_before_its_time_even_if_a_person_confirms(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await make_nodes(lab, 4)
+        await put_guests(lab, "web")
+        await open_nodes(lab, 4)
+        await lab.nodes["n0"].die()
+        began = lab.clock.elapsed()
+        await lab.until_phase("web", "Unknown", kind="container")
+        await confirm(lab, "n0")
+        await lab.pass_time(30.0)
+        assert await where(lab, "web") == [("n0", 1, "active")]
+        await lab.pass_time(40.0)
+        assert (await where(lab, "web"))[0] == ("n0", 1, "lost") and lab.clock.elapsed() - began > PROMISE_SECONDS - 5.0
+
+
+@pytest.mark.parametrize("silence", [44.0, 60.0, 73.0])
+async def test_a_new_leader_and_a_node_that_returns_begin_the_time_anew(tmp_path: Path, silence: float) -> None:
+    async with Lab(tmp_path) as lab:
+        await make_nodes(lab, 4)
+        await put_guests(lab, "web")
+        await open_nodes(lab, 4)
+        await lab.nodes["n0"].die()
+        await lab.pass_time(silence - 5.0)
+        await lab.kill_controllers()
+        lab.start_controllers("another")
+        await lab.pass_time(60.0)
+        assert await where(lab, "web") == [("n0", 1, "active")]
+        await lab.nodes["n0"].start()
+        await lab.pass_time(30.0)
+        await lab.nodes["n0"].die()
+        await lab.pass_time(PROMISE_SECONDS - 6.0)
+        assert await where(lab, "web") == [("n0", 1, "active")]
+        await lab.pass_time(20.0)
+        assert (await where(lab, "web"))[0] == ("n0", 1, "lost")
+
+
+async def test_many_silent_nodes_free_nothing_until_people_confirm_each(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await make_nodes(lab, 5)
+        await put_guests(lab, "web")
+        await open_nodes(lab, 5)
+        await lab.nodes["n0"].die()
+        await lab.nodes["n1"].die()
+        await lab.pass_time(1200.0)
+        assert await where(lab, "web") == [("n0", 1, "active")]
+        node = await lab.get("/node/-/n0")
+        assert node is not None and (found := node.condition("GuestsGoOn")) is not None
+        assert found.reason == "massLoss" and found.message.startswith("2 of 5 nodes are silent together: ")
+        assert lab.journal.reasons("n0").count("NodeLossHeld") == 1
+        assert "weft node confirm-off n0" in (await lab.status("web", "container")).message
+        await confirm(lab, "n0")
+        await lab.pass_time(10.0)
+        assert (await where(lab, "web"))[0] == ("n0", 1, "lost")
+
+
+async def test_nodes_that_die_one_after_the_other_are_not_many(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await make_nodes(lab, 5)
+        await lab.nodes["n1"].die()
+        await lab.pass_time(1200.0)
+        await put_guests(lab, "web")
+        await open_nodes(lab, 5)
+        await lab.nodes["n0"].die()
+        await lab.pass_time(90.0)
+        assert (await where(lab, "web"))[0] == ("n0", 1, "lost")
+
+
+async def test_a_node_with_autonomy_is_not_lost_before_that_ends(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await make_nodes(lab, 4)
+        await lab.change(
+            "/node/-/n0", lambda node: setattr(node, "spec", merge_part(node.spec, NodeSpec(autonomy_seconds=300.0)))
+        )
+        await put_guests(lab, "web")
+        await open_nodes(lab, 4)
+        await lab.nodes["n0"].die()
+        await lab.pass_time(320.0)
+        assert await where(lab, "web") == [("n0", 1, "active")]
+        await lab.pass_time(20.0)
+        assert (await where(lab, "web"))[0] == ("n0", 1, "lost")
+
+
+async def test_what_has_its_data_on_the_node_waits_and_says_so(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await make_nodes(lab, 4)
+        await lab.put_vm("db", on_node_loss="restart")
+        await lab.until_phase("db", "Running")
+        await lab.put_container("once", on_node_loss="restart", node="n0")
+        await lab.until_phase("once", "Running", kind="container")
+        await open_nodes(lab, 4)
+        await lab.nodes["n0"].die()
+        await lab.pass_time(300.0)
+        assert (await where(lab, "db")) == [("n0", 1, "active")]
+        assert (await lab.status("db")).message.endswith(
+            "it waits for the node: its root disk is in local, on that node"
+        )
+        assert (await lab.status("once", "container")).message.endswith(
+            "it waits for the node: its spec names that node"
+        )
+
+
+async def test_a_guest_without_capacity_elsewhere_waits_freed(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await make_nodes(lab, 4)
+        await put_guests(lab, "big", cpu=8.0)
+        await lab.nodes["n0"].die()  # the others stay cordoned
+        await lab.pass_time(100.0)
+        assert await where(lab, "big") == [("n0", 1, "lost")]
+        assert (await lab.status("big", "container")).phase == "Pending"
+        await open_nodes(lab, 4)
+        await lab.until_phase("big", "Running", kind="container")
+
+
+async def test_a_change_of_on_node_loss_reaches_the_allocation(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n0", runtimes=RUNS)
+        await lab.put_container("web")
+        await lab.until_phase("web", "Running", kind="container")
+        assert [one.loss_guard for one in await lab.allocations()] == [0]
+        for asked, counter in (("restart", 1), ("wait", 2), ("restart", 3)):
+            await lab.change_spec("web", "container", on_node_loss=asked)
+            await lab.pass_time(2.0)
+            assert [one.loss_guard for one in await lab.allocations()] == [counter]
+
+
+async def test_power_that_is_off_frees_within_seconds(tmp_path: Path) -> None:
+    bmc = Bmc()
+    with mock.patch("weft.controllers.power.controller.in_thread", call_here):
+        async with Lab(tmp_path) as lab:
+            await lab.kill_controllers()
+            lab.start_controllers("power", unseal=lambda sealed, place: sealed.encode(), open_bmc=bmc.open)
+            await lab.put("secret", "bmc", {"sealed": {"user": "admin", "password": "secret"}})
+            await make_nodes(lab, 4)
+            spec = {"power": "redfish://bmc", "power_secret": "default/bmc"}
+            await lab.change("/node/-/n0", lambda node: setattr(node, "spec", merge_part(node.spec, spec)))
+            lab.nodes["n0"].guards = False
+            await put_guests(lab, "web")
+            await open_nodes(lab, 4)
+            await lab.nodes["n0"].die()
+            await lab.pass_time(120.0)
+            assert await where(lab, "web") == [("n0", 1, "active")]  # the BMC says on: it may run
+            await lab.nodes["n0"].start()
+            await lab.pass_time(10.0)
+            await lab.nodes["n0"].die()
+            bmc.state = "off"
+            began = lab.clock.elapsed()
+
+            async def is_elsewhere() -> bool:
+                status = await lab.status("web", "container")
+                return status.phase == "Running" and status.node != "n0"
+
+            await lab.until(is_elsewhere, 60.0)
+            print("power", lab.clock.elapsed() - began)
+
+
+class Leases:
+    """A store that knows only what its leases have left."""
+
+    def __init__(self) -> None:
+        self.left: dict[str, float] = {}
+        self.is_away = False
+
+    async def leases(self, prefix: str, **_: Any) -> list[Lease]:
+        if self.is_away:
+            raise StoreUnavailable("away")
+        return [Lease(f"{prefix}{uid}", uid, 1, left) for uid, left in self.left.items()]
+
+
+async def test_silence_is_counted_from_the_latest_that_a_node_may_have_been_heard() -> None:
+    clock, store = VirtualClock(), Leases()
+    renewals = Renewals(store, clock)  # type: ignore[arg-type]
+    clock.advance(100.0)
+    assert renewals.count_silence("a") == 0.0 and renewals.is_live("a")  # nothing was read yet
+    store.left = {"a": 20.0}
+    await renewals.observe()
+    assert renewals.count_silence("a") == 9.0  # 10 s ago by the store, which may be wrong by one
+    assert renewals.count_silence("b") == 100.0 and not renewals.is_live("b")
+    store.left = {}
+    clock.advance(30.0)
+    assert renewals.count_silence("a") == 0.0  # the last read is old
+    await renewals.observe()
+    assert renewals.count_silence("a") == 39.0 and list(renewals.list_silent(30.0)) == ["a"]
+    store.is_away = True
+    clock.advance(1.0)
+    await renewals.observe()
+    assert renewals.count_silence("a") == 40.0
+    clock.advance(1.5)
+    assert renewals.count_silence("a") == 0.0 and renewals.is_live("a")
+    store.is_away = False
+    await renewals.observe()
+    renewals.note_report("a")
+    assert renewals.count_silence("a") == 0.0 and not renewals.is_live("a")
