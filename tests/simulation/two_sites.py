@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from weft.agent.guard.plan import GuardedGuest, describe_guard, explain_unheld, find_until, plan_guard
+from weft.agent.guard.plan import GuardedGuest, describe_guard, explain_wait, find_until, plan_guard
 from weft.client.cluster.hold import ArmingAnswer
 from weft.contracts.guard import Held
 from weft.controllers.failover.arming import ArmingFacts, Placed, plan_arming
@@ -126,7 +126,8 @@ class Node:
         self.held = apply_request(self.held, HoldRequest(renew, plan.drop))
         held = self.held.get("g")
         self._was_held |= held is not None and self.mode == "hold"
-        may_run = self.mode != "hold" or not explain_unheld(Held(held.until) if held else None, now)
+        shown = Held(held.until) if held else None
+        may_run = guest is None or not explain_wait(self._read_guest() or guest, self.until.get("g"), shown, now)
         if self.began is None and may_run:
             self.began, self._kill_seconds = at, self._chance.uniform(0.0, self._timing.kill)
 

@@ -15,7 +15,9 @@ from weft.agent.server.reporter import HEARTBEAT_SECONDS, Reporter, ReportQuesti
 from weft.agent.tasks import Tasks
 from weft.agent.watches import Change, Listed, Put, ServerWatches
 from weft.contracts.driver.host import Host
+from weft.kinds.allocation import AllocationSpec, is_lost
 from weft.kinds.node import NodeReport
+from weft.objects.envelope import Envelope, decode_part
 from weft.protocol.report import ReportAnswer
 
 SHORT_SILENCE_SECONDS = 2.0
@@ -59,6 +61,10 @@ class Parts(Protocol):
 
     async def close(self) -> None:
         """End all work, and close the drivers; guests, networks and disks stay as they are."""
+
+
+def _is_own(allocation: Envelope) -> bool:
+    return allocation.deleting_since is None and not is_lost(decode_part(allocation.spec, AllocationSpec))
 
 
 def _join(given: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -142,11 +148,13 @@ class Agent:
         own, token = set[str](), self._reporter.contact.token
 
         def take(change: Change) -> None:
-            if isinstance(change, Put) and change.envelope.deleting_since is None:
+            if isinstance(change, Put) and _is_own(change.envelope):
                 own.add(change.envelope.name)
             elif isinstance(change, Listed):
                 self._watches.end("own allocations")
                 self._reporter.contact.note_list(token, own)
                 self._allocations.wake()
+                for part in self._list:
+                    part.wake()
 
         self._watches.follow("own allocations", "allocation", {"node": self.parts.host.node_uid}, take)

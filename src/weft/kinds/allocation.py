@@ -265,7 +265,17 @@ def is_lost(spec: AllocationSpec) -> bool:
 
 def is_held(spec: AllocationSpec, report: AllocationReport) -> bool:
     """Whether its node has reported that its guard holds it, so that it ends in time if the node is lost."""
-    return spec.loss_guard % 2 == 1 and report.guarded == spec.loss_guard
+    return ends_if_lost(spec) and report.guarded == spec.loss_guard
+
+
+def ends_if_lost(spec: AllocationSpec) -> bool:
+    """Whether its node ends it once the servers confirm the node's heartbeats no more."""
+    return spec.loss_guard % 2 == 1
+
+
+def needs_guard(spec: AllocationSpec) -> bool:
+    """Whether its guest may start only while its node's guard lets it."""
+    return spec.guard == "hold" or ends_if_lost(spec)
 
 
 def set_loss_guard(spec: AllocationSpec, *, on: bool) -> AllocationSpec:

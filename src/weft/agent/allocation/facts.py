@@ -28,7 +28,7 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     superseded: bool = False  # a higher incarnation of the workload is placed here, or was placed elsewhere
     stale_volumes: bool = False  # the data of all its volumes is on another node by now
     blocked: str = ""  # the workload that must end before it may start
-    unheld: str = ""  # why it may not start: this cluster may not be primary for it any more
+    unheld: str = ""  # why it may not start: it may run elsewhere
     unconfirmed: bool = False  # read from a checkpoint, and not confirmed by the server yet
     asks_until: float = (
         0.0  # so long its cluster may find out that its copy at another one was promoted (elapsed seconds)

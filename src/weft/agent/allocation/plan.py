@@ -30,6 +30,7 @@ GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "the command 
 NEVER_RAN = "startInterrupted"
 NOT_SAVED = "notSaved"
 NOT_PRIMARY = "notPrimary"
+NOT_CONFIRMED = "placeNotConfirmed"
 ASKS = "waits while its cluster asks the other one whether its replica there was promoted; without an answer it starts all the same"
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
@@ -250,7 +251,7 @@ def _plan_target(facts: PlanInput) -> Plan:
     if facts.migrating or spec.migration is None or (migration is None and facts.unconfirmed):
         return Plan((), "preparing")
     if facts.unheld:
-        return Plan((), "preparing", NOT_PRIMARY, facts.unheld)
+        return Plan((), "preparing", _name_wait(facts), facts.unheld)
     return Plan(RECEIVE if facts.checkpoint.made else (StepName.CHECK_VOLUMES, *RECEIVE), "preparing")
 
 
@@ -353,7 +354,7 @@ def _plan_run(facts: PlanInput) -> Plan:
     if facts.blocked:
         return Plan((), "pending", "blocked", facts.blocked)
     if facts.unheld:
-        return Plan((), "pending", NOT_PRIMARY, facts.unheld)
+        return Plan((), "pending", _name_wait(facts), facts.unheld)
     if facts.asks_until > facts.now:
         return Plan((), "pending", NOT_PRIMARY, ASKS, review_at=facts.asks_until)
     if spec.held_by is not None:
@@ -365,6 +366,10 @@ def _plan_run(facts: PlanInput) -> Plan:
     if guest.state == "suspended" and fresh:
         return Plan((StepName.REMOVE, *BRING_UP), "preparing")
     return ended or Plan(BRING_UP, "preparing")
+
+
+def _name_wait(facts: PlanInput) -> str:
+    return NOT_PRIMARY if facts.local.spec.guard == "hold" else NOT_CONFIRMED
 
 
 def _plan_alive(facts: PlanInput) -> Plan:

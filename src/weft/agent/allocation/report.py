@@ -80,6 +80,7 @@ def make_report(
         exit_code=guest.exit_code if ended else None,
         snapshots=report_snapshots(facts, plan),
         restored=checkpoint.restored,
+        guarded=checkpoint.guarded,
         to_begin=(origin := find_beginning(spec, checkpoint)) is not None and origin.generation == 0,
     )
 

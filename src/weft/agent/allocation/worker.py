@@ -39,7 +39,7 @@ from weft.agent.state.snapshots import find_beginning, find_snapshots
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
 from weft.contracts.wakeup import wait_for_event
-from weft.kinds.allocation import AllocationReport
+from weft.kinds.allocation import AllocationReport, needs_guard
 from weft.objects.envelope import Envelope
 from weft.objects.errors import WeftError
 from weft.protocol.report import EventType
@@ -98,7 +98,7 @@ class AllocationWorker:
             superseded=state.superseded,
             stale_volumes=state.stale_volumes,
             blocked=state.blocked,
-            unheld=state.unheld if state.local.spec.guard == "hold" else "",
+            unheld=state.unheld if needs_guard(state.local.spec) else "",
             unconfirmed=state.unconfirmed,
             asks_until=self._find_asking(),
             can_suspend=runtimes.can_suspend(state.local),

@@ -1,8 +1,9 @@
-"""Renews, at the node's guard, the time of guests whose cluster has to be known as primary.
+"""Renews, at the node's guard, the time of guests whose cluster has to be known as primary, or whose node has to be in contact.
 
-A guest's time is put off when the server gives back a stamp of this node's. The guard, a process of its own, ends those whose
-time is over; this part sees to it that there is one, that nothing starts that it doesn't hold, and that people read what it did.
-Woken by answers to reports, changes of allocations, and time.
+A guest's time is put off when the server gives back a stamp of this node's, and when it answers a report while the guest is surely
+this node's (``Contact``). The guard, a process of its own, ends those whose time is over; this part sees to it that there is one,
+that nothing starts that it doesn't hold, and that people read what it did. Woken by answers to reports, changes of allocations,
+and time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from weft.agent.guard.plan import (
     RETRY_SECONDS,
     GuardedGuest,
     describe_guard,
-    explain_unheld,
+    explain_end,
+    explain_wait,
+    find_end,
     find_pause,
     find_until,
     plan_guard,
@@ -27,6 +30,8 @@ from weft.agent.state.table import AllocationTable
 from weft.contracts.clock import Clock
 from weft.contracts.guard import GuardDriver, Held
 from weft.contracts.wakeup import Wake
+from weft.failover.timing import NODES
+from weft.kinds.allocation import ends_if_lost, is_lost
 from weft.objects.errors import WeftError
 from weft.protocol.failover.stamp import write_stamp
 
@@ -35,7 +40,8 @@ log = logging.getLogger("weft.agent")
 
 
 class GuardedGuests:
-    """``guard`` None: this node can hold none, so that no guest starts that has to be held."""
+    """``guard`` None: this node can hold none, so that no guest starts that has to be held; one that ends only if this node is lost
+    starts once the server has confirmed it."""
 
     def __init__(self, guard: GuardDriver | None, table: AllocationTable, reporter: Reporter, clock: Clock) -> None:
         self._guard, self._table, self._reporter = guard, table, reporter
@@ -47,25 +53,26 @@ class GuardedGuests:
         self._words: dict[str, str] = {}  # that were reported
 
     async def keep(self) -> None:
-        if self._guard is None:
-            return
-        self._problem = await self._guard.check()
+        if self._guard is not None:
+            self._problem = await self._guard.check()
         self._reporter.wake()
         known = False
         while True:
             pause = RETRY_SECONDS
             try:
-                if not known or any(one.until <= self._guard.read_time() for one in self._held.values()):
-                    self._note(await self._guard.read())
-                    known = True
-                await self._renew(self._guard)
+                if self._guard is not None:
+                    if not known or any(one.until <= self._read_time() for one in self._held.values()):
+                        self._note(await self._guard.read())
+                        known = True
+                    await self._renew(self._guard)
+                await self._settle()
                 self._troubled = ""
-                pause = find_pause(self._held, self._guard.read_time())
+                pause = find_pause(self._held, self._read_time())
             except WeftError as problem:
                 if problem.message != self._troubled:
                     self._troubled = problem.message
                     log.warning("guard: %s", problem.message)
-                self._end_due(self._guard)
+                self._end_due()
             if self.describe() != self._words:
                 self._reporter.wake()
             await self._wake.wait(pause)
@@ -91,28 +98,28 @@ class GuardedGuests:
 
     def take_stamps(self, stamps: Mapping[str, str]) -> None:
         """The server's answer: stamps of this node's, by the workload's uid."""
-        if self._guard is None or not stamps:
-            return
-        now, boot_id = self._guard.read_time(), self._guard.boot_id
-        for state in self._table:
-            stamp = stamps.get(state.local.spec.workload.uid)
-            if state.local.spec.guard and stamp and (until := find_until(stamp, boot_id, now)) is not None:
-                self._until[state.local.id] = max(until, self._until.get(state.local.id, 0.0))
+        if self._guard is not None and stamps:
+            now, boot_id = self._guard.read_time(), self._guard.boot_id
+            for state in self._table:
+                stamp = stamps.get(state.local.spec.workload.uid)
+                if state.local.spec.guard and stamp and (until := find_until(stamp, boot_id, now)) is not None:
+                    self._until[state.local.id] = max(until, self._until.get(state.local.id, 0.0))
         self._wake.ring()
 
     def describe(self) -> dict[str, str]:
-        """Describe the guarded guests for the node's report."""
-        now = self._guard.read_time() if self._guard is not None else 0.0
+        """Describe, for the node's report, the guests whose cluster has to be known as primary."""
+        now = self._read_time()
         words = {
             guest.workload: describe_guard(guest, self._until.get(name), self._held.get(name), now, self._problem)
             for name, guest in self._find_guests().items()
+            if guest.mode
         }
         self._words = {workload: word for workload, word in words.items() if word}
         return self._words
 
     async def _renew(self, guard: GuardDriver) -> None:
         """Raises DriverFailed."""
-        guests = self._find_guests()
+        guests = {name: one for name, one in self._find_guests().items() if one.mode or self._can_hold}
         self._until = {name: at for name, at in self._until.items() if name in guests}
         plan = plan_guard(guests, self._until, self._held)
         if plan.drop:
@@ -120,53 +127,99 @@ class GuardedGuests:
             self._held = {name: one for name, one in self._held.items() if name not in plan.drop}
         if plan.renew:
             self._note(await guard.renew(plan.renew))
-        now = guard.read_time()
+
+    async def _settle(self) -> None:
+        """Save what is held now, and let guests start that may. Raises CheckpointFailed."""
+        guests = self._find_guests()
         for state in self._table:
-            if state.local.spec.guard == "hold":
-                if state.local.id in self._held and not state.checkpoint.held and not state.released:
-                    state.checkpoint = replace(state.checkpoint, held=True)
-                    await state.save()  # before anybody reads that it is held
-                _set_unheld(state, explain_unheld(self._held.get(state.local.id), now))
+            guest = guests.get(state.local.id)
+            await self._note_held(state, guest)
+            if guest is not None:
+                self._set_unheld(state, guest)
+
+    async def _note_held(self, state: AllocationState, guest: GuardedGuest | None) -> None:
+        """Save for which reasons the guard holds it, before anybody reads of that. Raises CheckpointFailed."""
+        if state.released:
+            return
+        name, spec, fresh = state.local.id, state.local.spec, state.checkpoint
+        if not ends_if_lost(spec):
+            fresh = replace(fresh, guarded=spec.loss_guard)
+        if guest is not None and (held := self._held.get(name)) is not None:
+            if guest.ends_if_lost and guest.answered_until is not None and held.until <= guest.answered_until:
+                fresh = replace(fresh, guarded=spec.loss_guard)
+            if guest.mode == "hold" and name in self._until:
+                fresh = replace(fresh, held=True)
+        if fresh != state.checkpoint:
+            await state.save(fresh)
+            state.checkpoint = replace(state.checkpoint, guarded=fresh.guarded, held=fresh.held)
+            state.wake()
 
     def _note(self, held: Mapping[str, Held]) -> None:
         self._held = dict(held)
+        guests = self._find_guests()
         for state in self._table:
-            one = held.get(state.local.id)
-            if one is not None and one.ended_at and (state.local.id, one.ended_at) not in self._shown:
-                self._shown.add((state.local.id, one.ended_at))
-                self._reporter.put_event(
-                    state.local.spec.workload,
-                    "Warning",
-                    ENDED,
-                    "its guest was ended on this node: neither the witness nor the other cluster confirmed in time that this "
-                    "cluster is primary for it",
-                )
+            name = state.local.id
+            one, guest = held.get(name), guests.get(name)
+            if one is not None and guest is not None and one.ended_at and (name, one.ended_at) not in self._shown:
+                self._shown.add((name, one.ended_at))
+                why = explain_end(guest, self._until.get(name))
+                message = f"its guest was ended on this node: {why}"
+                self._reporter.put_event(state.local.spec.workload, "Warning", ENDED, message)
 
-    def _end_due(self, guard: GuardDriver) -> None:
+    def _end_due(self) -> None:
         """The guard can't be reached, nor started: this process ends those whose time is over."""
-        now = guard.read_time()
+        now, guests = self._read_time(), self._find_guests()
         for state in self._table:
-            if state.local.spec.guard == "hold" and not state.released:
-                held = self._held.get(state.local.id)
-                if held is None and not state.checkpoint.held:
-                    _set_unheld(state, explain_unheld(None, now))
-                elif held is None or held.until <= now:
-                    guard.end(state.local.id)
-                    _set_unheld(state, explain_unheld(None, now))
+            guest, held = guests.get(state.local.id), self._held.get(state.local.id)
+            if guest is None or (guest.mode != "hold" and not guest.ends_if_lost):
+                continue
+            until = held.until if held is not None else find_end(guest, self._until.get(guest.id), None)
+            if until is not None and until <= now and self._guard is not None:
+                self._guard.end(guest.id)
+            self._set_unheld(state, guest)
+
+    def _set_unheld(self, state: AllocationState, guest: GuardedGuest) -> None:
+        name, now = guest.id, self._read_time()
+        why = explain_wait(guest, self._until.get(name), self._held.get(name), now, can_hold=self._can_hold)
+        if why != state.unheld:
+            state.unheld = why
+            state.replan()
+
+    @property
+    def _can_hold(self) -> bool:
+        return self._guard is not None and not self._problem
+
+    def _read_time(self) -> float:
+        return self._reporter.contact.read_time()
 
     def _find_guests(self) -> dict[str, GuardedGuest]:
         """Find the guarded guests by id."""
-        return {guest.id: guest for state in self._table if (guest := _read_guest(state)) is not None}
+        return {
+            state.local.id: self._read_guest(state)
+            for state in self._table
+            if not state.released and (state.local.spec.guard or ends_if_lost(state.local.spec))
+        }
 
+    def _read_guest(self, state: AllocationState) -> GuardedGuest:
+        local, checkpoint = state.local, state.checkpoint
+        return GuardedGuest(
+            local.id,
+            local.spec.workload.uid,
+            local.spec.guard,
+            was_held=checkpoint.held,
+            ends_if_lost=ends_if_lost(local.spec),
+            was_guarded=checkpoint.guarded == local.spec.loss_guard,
+            answered_until=self._find_answered(state),
+        )
 
-def _set_unheld(state: AllocationState, why: str) -> None:
-    if why != state.unheld:
-        state.unheld = why
-        state.replan()
-
-
-def _read_guest(state: AllocationState) -> GuardedGuest | None:
-    local = state.local
-    if state.released or not local.spec.guard:
-        return None
-    return GuardedGuest(local.id, local.spec.workload.uid, local.spec.guard, state.checkpoint.held)
+    def _find_answered(self, state: AllocationState) -> float | None:
+        """The time until which it may run by the newest answer; None if none counts for it. An orphan is on no list, and ends only
+        by evidence."""
+        local, contact = state.local, self._reporter.contact
+        if not ends_if_lost(local.spec) or is_lost(local.spec):
+            return None
+        if not (
+            contact.is_in_contact if state.checkpoint.orphan else contact.confirms(local.name, asks=not local.deleting)
+        ):
+            return None
+        return contact.sent_at + NODES.lease

@@ -8,19 +8,31 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.guard import Held
-from weft.failover.timing import CLUSTERS
+from weft.failover.timing import CLUSTERS, NODES
 from weft.protocol.failover.guarded import HELD, READY
 from weft.protocol.failover.stamp import read_stamp
 
 START_SECONDS = 3.0  # that must be left for a guest to be started
 REVIEW_SECONDS, RETRY_SECONDS = 10.0, 1.0
+UNCONFIRMED = (
+    "neither the witness nor the other cluster has confirmed that this cluster is primary for it: it starts once one of them "
+    "does, unless the other cluster took over; if both are gone for good and it runs nowhere else: weft replication run-alone NAME"
+)
+UNHEARD = "the servers have not confirmed lately that it belongs on this node: it starts once they do, unless it has another then"
 
 
 class GuardedGuest(msgspec.Struct, frozen=True):
+    """A guest that may be ended: its cluster isn't known to be primary for it (``mode``), or its node isn't heard."""
+
     id: str  # the allocation's short id
     workload: str  # uid
-    mode: Literal["begin", "hold"]
+    mode: Literal["", "begin", "hold"]
     was_held: bool = False  # the guard has held it here before, so its replica may have been told to take over
+    ends_if_lost: bool = False
+    was_guarded: bool = False  # the guard has held it for that, so the servers may count on it
+    answered_until: float | None = (
+        None  # so long it may run by the newest report that was answered; None: none counts now
+    )
 
 
 class GuardPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,29 +50,66 @@ def find_until(stamp: str, boot_id: str, now: float) -> float | None:
 
 
 def plan_guard(guests: Mapping[str, GuardedGuest], until: Mapping[str, float], held: Mapping[str, Held]) -> GuardPlan:
-    """Plan the guard. ``until``: as stamps say; ``held``: what the guard holds. A guest that was held, and was never confirmed here
-    since what the guard held was lost, ends: the other cluster may have taken over. One that was never held waits for its first
-    stamp: nothing takes over before this node has reported that it is held."""
-    wanted = {
-        guest.id: until.get(guest.id, 0.0)
-        for guest in guests.values()
-        if guest.mode == "hold" and (guest.id in until or guest.id in held or guest.was_held)
-    }
+    """Plan the guard. ``until``: as stamps say; ``held``: what the guard holds."""
+    ends = {name: find_end(guest, until.get(name), held.get(name)) for name, guest in guests.items()}
     return GuardPlan(
-        renew={name: at for name, at in wanted.items() if name not in held or held[name].until < at},
-        drop=tuple(sorted(held.keys() - wanted.keys())),
+        renew={
+            name: at for name, at in ends.items() if at is not None and (name not in held or held[name].until != at)
+        },
+        drop=tuple(sorted(name for name in held if ends.get(name) is None)),
     )
 
 
-def explain_unheld(held: Held | None, now: float) -> str:
-    """Why a guest that has to be held may not start now, or ""."""
-    if held is not None and held.until - now > START_SECONDS:
-        return ""
+def find_end(guest: GuardedGuest, confirmed: float | None, held: Held | None) -> float | None:
+    """The time until which the guard lets it run: the earlier one of both reasons counts. None: it isn't held."""
+    ends = [at for applies, at in _list_ends(guest, confirmed, held) if applies and at is not None]
+    if not ends and held is not None and (guest.mode == "hold" or guest.ends_if_lost):
+        return held.until  # by an agent that was killed before it saved that
+    return min(ends, default=None)
+
+
+def _list_ends(
+    guest: GuardedGuest, confirmed: float | None, held: Held | None
+) -> tuple[tuple[bool, float | None], tuple[bool, float | None]]:
+    """Whether it ends with its cluster, and with its node, and until when each lets it run.
+
+    A guest that was held for a reason, and was never confirmed here since what the guard held was lost, ends: it may have another
+    place. One that was never held waits for its first confirmation, None: nobody counts on it before this node has reported
+    that."""
+
+    def find(at: float | None, was_held: bool) -> float | None:
+        return max(at or 0.0, held.until if held is not None else 0.0) if was_held else at
+
     return (
-        "neither the witness nor the other cluster has confirmed that this cluster is primary for it: it starts once one of them "
-        "does, unless the other cluster took over; if both are gone for good and it runs nowhere else: weft replication run-alone "
-        "NAME"
+        (guest.mode == "hold", find(confirmed, guest.was_held)),
+        (guest.ends_if_lost, find(guest.answered_until, guest.was_guarded)),
     )
+
+
+def explain_wait(
+    guest: GuardedGuest, confirmed: float | None, held: Held | None, now: float, *, can_hold: bool = True
+) -> str:
+    """Why a guest that has to be held may not start now, or "". ``can_hold``: this node has a guard; without one, a guest that ends
+    with its node needs the servers' word only."""
+    (ends, at), (ends_if_lost, heard) = _list_ends(guest, confirmed, held)
+    if ends_if_lost and not _lasts(heard if can_hold else guest.answered_until, now):
+        return UNHEARD
+    if ends and not _lasts(at, now):
+        return UNCONFIRMED
+    if (ends or (ends_if_lost and can_hold)) and not _lasts(held.until if held is not None else None, now):
+        return UNCONFIRMED if ends else UNHEARD
+    return ""
+
+
+def _lasts(until: float | None, now: float) -> bool:
+    return until is not None and until - now > START_SECONDS
+
+
+def explain_end(guest: GuardedGuest, confirmed: float | None) -> str:
+    """Why the guard has ended it."""
+    if guest.ends_if_lost and (guest.mode != "hold" or (confirmed or 0.0) > (guest.answered_until or 0.0)):
+        return f"the servers had not confirmed this node's heartbeats for {NODES.lease:.0f} s"
+    return "neither the witness nor the other cluster confirmed in time that this cluster is primary for it"
 
 
 def describe_guard(guest: GuardedGuest, until: float | None, held: Held | None, now: float, problem: str) -> str:

@@ -11,20 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from weft.contracts.clock import Clock
 from weft.objects.identity import new_uid
 
 CONTACT_SECONDS = 25.0  # less than the server's patience (LEASE_SECONDS of heartbeats)
 
 
 class Contact:
-    """``ask`` begins a list of the node's allocations, whose answer is ``note_list``."""
+    """``ask`` begins a list of the node's allocations, whose answer is ``note_list``. ``read_time``: seconds of a clock that never
+    jumps, and should count a suspended machine's sleep: what runs here may end by it, or was given to others meanwhile."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, read_time: Callable[[], float]) -> None:
         self.token = ""
         self.ask: Callable[[], None] = lambda: None
-        self._clock = clock
-        self._sent_at = -math.inf  # the newest report that was answered (clock's elapsed seconds)
+        self.read_time = read_time
+        self.sent_at = -math.inf  # when the newest report was made that was answered
         self._known = ""  # the server's token
         self._listing = False
         self._own: frozenset[str] = (
@@ -36,34 +36,34 @@ class Contact:
         """Whether the server has this node's newest token, and answers."""
         return self._known == self.token and not self._is_silent()
 
-    def confirms(self, name: str) -> bool:
-        """Whether a lease of allocation ``name`` may begin now; if that isn't known, asks."""
+    def confirms(self, name: str, *, asks: bool = True) -> bool:
+        """Whether allocation ``name`` is surely this node's now, so that its lease may begin; if that isn't known, ``asks``."""
         if not self.is_in_contact:
             return False
         if name in self._own:
             return True
-        if not self._listing:
+        if asks and not self._listing:
             self._listing = True
             self.ask()
         return False
 
     def note_sending(self) -> float:
-        """A report is about to be made. Returns when (clock's elapsed seconds)."""
+        """A report is about to be made. Returns when."""
         if self._is_silent():
             self._renew()
-        return self._clock.elapsed()
+        return self.read_time()
 
     def note_answer(self, token: str, sent_at: float) -> bool:
         """The server has the report with ``token`` that was made at ``sent_at``. Returns whether it didn't have that token."""
         news = token != self._known
         if not news and self._is_silent():
             self._renew()  # it was on its way for so long
-        self._known, self._sent_at = token, sent_at
+        self._known, self.sent_at = token, sent_at
         return news
 
     def note_list(self, token: str, names: Iterable[str]) -> None:
-        """``names`` of this node's allocations that aren't being deleted have been listed after ``ask`` was called with
-        ``token``."""
+        """``names`` of this node's allocations that are neither lost nor being deleted have been listed after ``ask`` was called
+        with ``token``."""
         self._listing = False
         if token == self.token:
             self._own = frozenset(names)
@@ -72,4 +72,4 @@ class Contact:
         self.token, self._own = new_uid(), frozenset()
 
     def _is_silent(self) -> bool:
-        return self._clock.elapsed() - self._sent_at > CONTACT_SECONDS
+        return self.read_time() - self.sent_at > CONTACT_SECONDS

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -64,10 +65,16 @@ class ReportSource(Protocol):
 
 
 class Reporter:
-    """The pending reports of node ``node``. ``news`` wakes it."""
+    """The pending reports of node ``node``. ``news`` wakes it. ``read_time``: see ``Contact``; None: that of ``clock``."""
 
     def __init__(
-        self, node: str, server: Server, clock: Clock, news: asyncio.Event, outbox: Outbox | None = None
+        self,
+        node: str,
+        server: Server,
+        clock: Clock,
+        news: asyncio.Event,
+        outbox: Outbox | None = None,
+        read_time: Callable[[], float] | None = None,
     ) -> None:
         self.outbox = outbox if outbox is not None else Outbox(None, clock)
         self._node, self._server, self._clock, self._woken = node, server, clock, news
@@ -77,7 +84,7 @@ class Reporter:
         self._reported: NodeReport | None = None
         self._process, self._number = new_uid(), 0  # of this agent, and of its node's facts that it reports
         self.answered_at = -math.inf  # clock's elapsed seconds
-        self.contact = Contact(clock)
+        self.contact = Contact(read_time or clock.elapsed)
         self._thread = ThreadPoolExecutor(1, "weft-report")
         self._troubled = ""
         self._unsynced, self._syncing = asyncio.Event(), asyncio.Lock()

@@ -96,6 +96,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     restored: int = 0  # generation of the origin that its disks were restored from in place
     begun_from: int | None = None  # generation of the origin from which a guest has begun
     held: bool = False  # the node's guard has held its guest, and may have said so
+    guarded: int = 0  # the spec's ``loss_guard`` that the guard carries out, or dropped
 
 
 class StepFailure(msgspec.Struct, frozen=True):

@@ -62,7 +62,7 @@ class AllocationState:
         self.superseded = False  # a later incarnation is placed here, or elsewhere
         self.blocked = ""  # the workload that must end before it may start
         self.unheld = (
-            "its cluster has not been confirmed as primary yet"  # why a guest that is held may not start; "": it may
+            "nobody has confirmed yet that it may run here"  # why a guest that is guarded may not start; "": it may
         )
         # Its guest.
         self.guest: GuestFacts | None = None  # at the last inspection

@@ -123,7 +123,8 @@ class AgentParts:
         self.wall = WallClock(folder, clock)
         node = Ref(NODE.name, host.node, host.node_uid, None)
         outbox = Outbox(folder, clock, self.wall, boot_id=inspect_machine().boot_id, node=node)
-        self.reporter = Reporter(host.node, server, clock, news, outbox)
+        read_time = guard.read_time if guard is not None else clock.elapsed
+        self.reporter = Reporter(host.node, server, clock, news, outbox, read_time)
         self.readiness = ReadinessSource(host, server.line, self.reporter, self.wall, clock)
         self.pools = Pools(volumes, pools or {}, clock, news)
         self._volumes = Volumes(self.pools, self.table, self.reporter, clock, self.tasks)

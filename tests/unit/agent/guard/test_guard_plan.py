@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from weft.agent.guard.plan import (
     REVIEW_SECONDS,
     START_SECONDS,
+    UNHEARD,
     GuardedGuest,
     describe_guard,
-    explain_unheld,
+    explain_end,
+    explain_wait,
     find_pause,
     find_until,
     plan_guard,
 )
+from weft.agent.server.contact import CONTACT_SECONDS
+from weft.agent.server.reporter import HEARTBEAT_SECONDS
 from weft.contracts.guard import Held
-from weft.failover.timing import CLUSTERS, check_timing
+from weft.failover.timing import CLUSTERS, NODES, check_timing
 from weft.protocol.failover.stamp import read_stamp, write_stamp
 
 HELD_ONE, BEGUN = GuardedGuest("g1", "w1", "hold", was_held=True), GuardedGuest("g2", "w2", "begin")
@@ -25,6 +31,12 @@ BOOT = "9c0a7f3e-5b6d-4c55-8a55-0d9f1f3b8f10"
 
 def test_clusters_use_a_timing_that_keeps_the_rule() -> None:
     check_timing(CLUSTERS)
+
+
+def test_a_node_and_its_servers_use_a_timing_that_keeps_the_rule() -> None:
+    """A guest's time never ends unnoticed: the node has a new token before."""
+    check_timing(NODES)
+    assert HEARTBEAT_SECONDS <= NODES.renew and CONTACT_SECONDS < NODES.lease
 
 
 def test_a_guest_runs_for_a_lease_from_the_stamp_on() -> None:
@@ -81,9 +93,10 @@ def test_a_guest_that_is_not_to_be_held_yet_is_left_alone_and_one_that_is_gone_i
 
 
 def test_nothing_starts_in_the_last_seconds_of_a_lease() -> None:
-    assert explain_unheld(Held(100.0), 100.0 - START_SECONDS - 0.1) == ""
-    assert "has confirmed" in explain_unheld(Held(100.0), 100.0 - START_SECONDS)
-    assert "weft replication run-alone NAME" in explain_unheld(None, 1.0)
+    assert explain_wait(HELD_ONE, None, Held(100.0), 100.0 - START_SECONDS - 0.1) == ""
+    assert "has confirmed" in explain_wait(HELD_ONE, None, Held(100.0), 100.0 - START_SECONDS)
+    assert "weft replication run-alone NAME" in explain_wait(HELD_ONE, None, None, 1.0)
+    assert explain_wait(BEGUN, None, None, 1.0) == ""
 
 
 def test_a_node_says_that_it_can_hold_a_guest_once_it_was_confirmed() -> None:
@@ -100,3 +113,59 @@ def test_it_looks_again_before_a_lease_ends() -> None:
     assert find_pause({"g1": Held(5.0)}, 0.0) == 5.0 - START_SECONDS
     assert find_pause({"g1": Held(5.0)}, 3.0) == 2.0
     assert find_pause({"g1": Held(5.0)}, 6.0) == REVIEW_SECONDS
+
+
+def make_lost(heard: float | None, *, mode: Literal["", "begin", "hold"] = "", **fields: bool) -> GuardedGuest:
+    return GuardedGuest("g1", "w1", mode, ends_if_lost=True, answered_until=heard, **fields)
+
+
+def test_a_guest_that_ends_with_its_node_waits_for_the_first_answer_that_counts() -> None:
+    new = make_lost(None)
+    assert plan_guard({"g1": new}, {}, {}).renew == {}
+    assert explain_wait(new, None, None, 10.0) == UNHEARD
+    assert plan_guard({"g1": make_lost(50.0)}, {}, {}).renew == {"g1": 50.0}
+    assert explain_wait(make_lost(50.0), None, None, 10.0) == UNHEARD  # before the guard has it
+    assert explain_wait(make_lost(50.0), None, Held(50.0), 10.0) == ""
+    assert explain_wait(make_lost(50.0), None, Held(50.0), 50.0 - START_SECONDS) == UNHEARD
+    assert plan_guard({"g1": GuardedGuest("g1", "w1", "")}, {}, {"g1": Held(50.0)}).drop == ("g1",)
+
+
+def test_what_an_earlier_agent_had_held_stays_and_what_was_lost_ends() -> None:
+    """An answer that doesn't count puts nothing off; a machine that starts again while it is cut off starts nothing."""
+    known = make_lost(None, was_guarded=True)
+    assert plan_guard({"g1": known}, {}, {"g1": Held(50.0)}) == plan_guard({}, {}, {})
+    assert explain_wait(known, None, Held(50.0), 10.0) == ""
+    assert plan_guard({"g1": known}, {}, {}).renew == {"g1": 0.0}
+    assert explain_wait(known, None, Held(0.0), 10.0) == UNHEARD
+    # An agent that was killed between both: the guard has it, and its checkpoint doesn't say so.
+    assert plan_guard({"g1": make_lost(None)}, {}, {"g1": Held(50.0)}) == plan_guard({}, {}, {})
+    assert explain_wait(make_lost(None), None, Held(50.0), 10.0) == UNHEARD
+
+
+def test_of_two_reasons_the_earlier_end_counts() -> None:
+    both = make_lost(60.0, mode="hold", was_held=True, was_guarded=True)
+    assert plan_guard({"g1": both}, {"g1": 50.0}, {"g1": Held(40.0)}).renew == {"g1": 50.0}
+    assert plan_guard({"g1": both}, {"g1": 70.0}, {"g1": Held(40.0)}).renew == {"g1": 60.0}
+    assert plan_guard({"g1": both}, {}, {"g1": Held(40.0)}).renew == {}  # no stamp since this agent began
+    # The second one begins while the first one holds it for longer.
+    begins = make_lost(45.0, mode="hold", was_held=True)
+    assert plan_guard({"g1": begins}, {"g1": 50.0}, {"g1": Held(50.0)}).renew == {"g1": 45.0}
+    # Neither stands for the other.
+    unheard, unconfirmed = make_lost(None, mode="hold", was_held=True), make_lost(60.0, mode="hold", was_guarded=True)
+    assert explain_wait(unheard, 50.0, Held(50.0), 10.0) == UNHEARD
+    assert "has confirmed" in explain_wait(unconfirmed, None, Held(60.0), 10.0)
+    assert plan_guard({"g1": unconfirmed}, {}, {"g1": Held(60.0)}).renew == {}
+    assert explain_wait(both, 50.0, Held(50.0), 10.0) == ""
+
+
+def test_where_no_guard_is_only_the_servers_word_lets_it_start() -> None:
+    assert explain_wait(make_lost(50.0), None, None, 10.0, can_hold=False) == ""
+    assert explain_wait(make_lost(None, was_guarded=True), None, None, 10.0, can_hold=False) == UNHEARD
+    assert "has confirmed" in explain_wait(make_lost(50.0, mode="hold"), None, None, 10.0, can_hold=False)
+
+
+def test_people_read_which_reason_ended_it() -> None:
+    assert explain_end(make_lost(50.0), None) == "the servers had not confirmed this node's heartbeats for 45 s"
+    assert "heartbeats" in explain_end(make_lost(50.0, mode="hold"), 60.0)
+    assert "witness" in explain_end(make_lost(50.0, mode="hold"), 40.0)
+    assert "witness" in explain_end(HELD_ONE, 40.0)

@@ -11,7 +11,7 @@ from weft.protocol.heartbeat import LEASE_SECONDS
 class Node:
     def __init__(self) -> None:
         self.clock = HandClock()
-        self.contact = Contact(self.clock)
+        self.contact = Contact(self.clock.elapsed)
         self.asked: list[str] = []  # with which token
         self.contact.ask = lambda: self.asked.append(self.contact.token)
 
