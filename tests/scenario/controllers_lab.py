@@ -235,6 +235,8 @@ class PretendNode:
         if spec.role == "reserved":
             assert not envelope.finalizers, "room waits for a node that knows nothing of it"
             return
+        if spec.role == "lost" and any(envelope.uid in text for text in self.report.orphans):
+            return  # an orphan waits for the server's word
         old = self.running.get(envelope.uid, AllocationReport())
         stage, seconds = find_stage(spec.lease, self.lab.clock.now())
         if seconds < math.inf and self._waking.get(key) != (stage, spec.lease):

@@ -18,7 +18,7 @@ from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Precondition, Put, Write, epoch_of
 from weft.controllers.node.controller import fold_node
-from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
+from weft.kinds.allocation import AllocationReport, AllocationSpec, AllocationStatus, EndedBy, Resources
 from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.fields.lease import AllocatedLease
 from weft.kinds.node import NodeReport, NodeStatus
@@ -838,6 +838,37 @@ def test_the_root_disk_of_a_vm_that_was_placed_elsewhere_is_kept_as_a_volume_whe
     assert lab.client.patch("volume", name, {"spec": {"size": 6 << 30}})["spec"]["size"] == 6 << 30
     with pytest.raises(IllegalTransition, match="is not an orphan"):
         lab.client.verb("volume", name, "reclaim")
+
+
+@pytest.mark.parametrize("role", ["active", "lost"])
+@pytest.mark.parametrize("active", [1, 2, None])
+def test_an_orphan_whose_allocation_is_lost_is_superseded_once_its_workload_went_on_or_was_deleted(
+    lab: ApiLab, role: Any, active: int | None
+) -> None:
+    node = lab.join("n1")
+    told = {"cpu": 4, "capabilities": ["kept-disks"]}
+    node.report(node=told)
+    vm, _ = start_vm(lab, node)
+    place = make_allocation(node, vm)
+    disk = Resources(cpu=1, disk=5 << 30)
+    lost = msgspec.structs.replace(decode_part(place.spec, AllocationSpec), role=role, resources=disk)
+    place.spec = msgspec.Raw(msgspec.json.encode(lost))
+    ended = EndedBy(by="guard", at=77.0, message="its guard ended it")
+    place.status = msgspec.Raw(msgspec.json.encode(AllocationStatus(ended_by=ended)))
+    lab.put(place)
+    envelope = lab.stored("/vm/default/web")
+    assert envelope is not None
+    if active is None:
+        lab.run(lab.store.commit([Delete(envelope.key)]))
+    else:
+        envelope.status = msgspec.Raw(msgspec.json.encode({"incarnation": active, "active_incarnation": active}))
+        lab.put(envelope)
+    copy = msgspec.json.encode({"uid": place.uid, "spec": lost}).decode()
+    answer = node.report(node={**told, "orphan_allocations": [copy]})
+    superseded = role == "lost" and active != 1
+    assert answer["superseded"] == ([place.uid] if superseded else [])
+    kept = [one["marks"]["orphan"]["lost_at"] for one in lab.client.list("volume").items]
+    assert kept == ([77.0] if superseded else [])
 
 
 def test_a_node_that_was_given_up_is_taken_back_once_it_has_heard_of_that(lab: ApiLab) -> None:

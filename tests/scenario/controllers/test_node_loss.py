@@ -17,6 +17,7 @@ from weft.informer.loss.renewals import Renewals
 from weft.kinds.allocation import AllocationSpec, AllocationStatus
 from weft.kinds.node import NodeRuntime, NodeSpec
 from weft.kinds.parts.node.loss import confirm_off
+from weft.kinds.parts.node.orphan import OrphanCopy
 from weft.objects.envelope import decode_part, merge_part
 from weft.objects.errors import IllegalTransition, StoreUnavailable
 
@@ -345,3 +346,20 @@ async def test_silence_is_counted_from_the_latest_that_a_node_may_have_been_hear
     await renewals.observe()
     renewals.note_report("a")
     assert renewals.count_silence("a") == 0.0 and not renewals.is_live("a")
+
+
+async def test_a_guest_that_got_no_other_place_is_taken_back_where_it_was(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await make_nodes(lab, 4)
+        await put_guests(lab, "big", cpu=8.0)
+        await lab.nodes["n0"].die()  # the others stay cordoned
+        await lab.pass_time(100.0)
+        assert await where(lab, "big") == [("n0", 1, "lost")]
+        node, (place,) = lab.nodes["n0"], await lab.every("allocation")
+        copy = OrphanCopy(place.uid, decode_part(place.spec, AllocationSpec), "here", runs=False)
+        orphan = f"{place.uid} container/default/big 1"
+        await node.write_report(orphans=[orphan], orphan_allocations=[msgspec.json.encode(copy).decode()])
+        await node.start()
+        await lab.until_phase("big", "Running", kind="container")
+        assert await where(lab, "big") == [("n0", 1, "active")]
+        assert "Adopted" in lab.journal.reasons("big")

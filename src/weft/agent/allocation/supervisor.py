@@ -1,7 +1,7 @@
 """The allocations of this node, with a worker each: first from the checkpoints, then as the server lists and deletes them.
 
-An allocation that the server's list lacks is kept as an orphan until it is listed again, or the server reports that it was placed
-elsewhere. Woken by the agent's watch of allocations.
+An allocation that the server's list lacks, or has as lost, is kept as an orphan until it is listed again, or the server reports
+that it was placed elsewhere. Woken by the agent's watch of allocations.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from weft.agent.state.table import AllocationTable
 from weft.agent.tasks import Tasks
 from weft.agent.watches import Change, Deleted, Put
 from weft.contracts.clock import Clock
-from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_lost
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
@@ -184,19 +184,22 @@ class Allocations:
     def _put(self, envelope: Envelope) -> bool:
         worker = self._workers.get(envelope.uid)
         is_read = worker is not None and worker.state.has_read(envelope)
-        if not is_read and decode_part(envelope.spec, AllocationSpec).role == "reserved":
+        spec = worker.state.local.spec if worker is not None and is_read else decode_part(envelope.spec, AllocationSpec)
+        if spec.role == "reserved":
             return False  # it only reserves capacity, in the store
-        if worker is not None and not (worker.state.released and envelope.deleting_since is None):
+        lost = is_lost(spec)
+        if worker is not None and not (worker.state.released and envelope.deleting_since is None and not lost):
             state = worker.state
-            was_gone = state.replaced or state.deleted
-            state.replaced = state.deleted = False  # the server lists it again, and waits for its release
+            was_gone = not lost and (state.replaced or state.deleted)
+            if not lost:
+                state.replaced = state.deleted = False  # the server lists it again, and waits for its release
             is_news = worker.update(envelope)
             self._reporter.compare(envelope.name, state.local.report)
             return is_news or was_gone
         if worker is not None:
             self._drop(worker)  # released here, but a restored server lists it again
         report = decode_part(envelope.report, AllocationReport)
-        checkpoint = Checkpoint(restart_generation=report.restart_generation, restarts=report.restarts)
+        checkpoint = Checkpoint(restart_generation=report.restart_generation, restarts=report.restarts, orphan=lost)
         checkpoint = recall_departed(checkpoint, self._store.load_departure(short_id(envelope.uid)))
         self._care[envelope.uid] = self._tasks.spawn(self._add(envelope, checkpoint).care())
         return True

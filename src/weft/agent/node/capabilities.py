@@ -18,6 +18,7 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import CountsConnections, NetworkDriver, NetworkProbe
 from weft.contracts.driver.runtime import RuntimeProbe
 from weft.kinds.node import KEEPS_DISKS, NodeReport, NodeRuntime
+from weft.kinds.parts.node.loss import ASKS_FIRST
 
 log = logging.getLogger("weft.agent")
 PROBE_SECONDS = 15.0
@@ -80,7 +81,9 @@ class Capabilities:
             kernel=self.machine.kernel,
             machines=runtime.machines,
             capabilities=sorted(
-                {KEEPS_DISKS, *self.network.capabilities}.union(*(probe.capabilities for probe in self.runtimes))
+                {ASKS_FIRST, KEEPS_DISKS, *self.network.capabilities}.union(
+                    *(probe.capabilities for probe in self.runtimes)
+                )
             ),
             problems=[*(problem for probe in self.runtimes for problem in probe.problems), *self.network.problems],
             boot_id=self.machine.boot_id,

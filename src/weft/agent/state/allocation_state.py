@@ -28,7 +28,7 @@ from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore
 from weft.agent.state.departure import find_departed, recall_migration
 from weft.agent.state.snapshots import find_taken
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedNic, AllocationSpec, list_disks
+from weft.kinds.allocation import AllocatedNic, AllocationSpec, is_lost, list_disks
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, SnapshotReport
 from weft.kinds.fields.service.readiness import ReadinessReport
 from weft.objects.envelope import Envelope
@@ -107,13 +107,13 @@ class AllocationState:
         """The server listed or changed the allocation; whether the plan may change."""
         sent = read_allocation(envelope, self._spec if self.has_read(envelope) else None)
         local, old = self._place(sent), self.local
-        before = (old.spec, old.deleting, self.checkpoint.orphan)
+        before, orphan = (old.spec, old.deleting, self.checkpoint.orphan), is_lost(local.spec)
         self.envelope, self.local, self._spec = envelope, local, sent.spec
         leftover = find_leftover(self.checkpoint.leftover, old.spec, local.spec)
         migration = self.checkpoint.migration or recall_migration(self.checkpoint, local.spec)
         taken = find_taken(self.checkpoint, local.spec)
-        self.checkpoint = replace(self.checkpoint, orphan=False, leftover=leftover, migration=migration, taken=taken)
-        return before != (local.spec, local.deleting, False)
+        self.checkpoint = replace(self.checkpoint, orphan=orphan, leftover=leftover, migration=migration, taken=taken)
+        return before != (local.spec, local.deleting, orphan)
 
     def has_read(self, envelope: Envelope) -> bool:
         """Whether its spec is the last one: most changes that a node receives are its own reports."""
@@ -134,7 +134,7 @@ class AllocationState:
         """It was placed elsewhere, or deleted. ``stale_volumes``: their data is on another node by now; they are removed with the
         allocation if it has no other volumes."""
         mine = {volume.uid for volume in self.local.spec.volumes}
-        self.replaced = self.deleted = True
+        self.replaced, self.deleted = True, not is_lost(self.local.spec)  # a lost one waits for its release
         self.stale_volumes = bool(mine) and mine <= set(stale_volumes)
 
     def relate(self, *, superseded: bool, blocked: str) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from weft.api.auth.authorise import GivenUp, given_up_key
 from weft.api.context import ApiContext
 from weft.contracts.store import Absent, PreconditionFailed, Put, epoch_of
-from weft.kinds.allocation import LOCAL, AllocationSpec, allocation_name
+from weft.kinds.allocation import LOCAL, AllocationSpec, AllocationStatus, EndedBy, allocation_name, is_lost
 from weft.kinds.node import KEEPS_DISKS, NodeReport
 from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
 from weft.kinds.parts.snapshot.copies import has_root_disk
@@ -28,8 +28,9 @@ async def find_superseded(context: ApiContext, node: Envelope) -> tuple[list[str
     """Uids of the superseded orphans, and of their stale volumes.
 
     An orphan is superseded if the other end of its migration has replaced it; if its workload had a later incarnation, or was
-    deleted, after the node was given up; or if no guest can run there any more and the workload has a later incarnation. A
-    volume is stale if another node reports its data: its home, or the source of a migration whose target never ran."""
+    deleted, after the node was given up or the allocation was lost; or if no guest can run there any more and the workload has a
+    later incarnation. A volume is stale if another node reports its data: its home, or the source of a migration whose target
+    never ran."""
     copies = read_copies(decode_part(node.report, NodeReport))
     if not copies:
         return [], []
@@ -38,7 +39,8 @@ async def find_superseded(context: ApiContext, node: Envelope) -> tuple[list[str
     entry = await context.store.get(given_up_key(node.uid))
     given_up = set(msgspec.json.decode(entry.value, type=GivenUp).places) if entry is not None else set()
     for orphan in copies:
-        if await _is_superseded(context, orphan, given_up=orphan.uid in given_up):
+        lost = await _read_lost(context, node, orphan)
+        if await _is_superseded(context, orphan, given_up=orphan.uid in given_up or lost is not None):
             superseded.append(orphan.uid)
             stale |= await _find_stale(context, node, orphan)
     return superseded, sorted(stale)
@@ -54,13 +56,16 @@ async def keep_disks(context: ApiContext, node: Envelope, superseded: Collection
     lost_at = msgspec.json.decode(entry.value, type=GivenUp).at if entry is not None else 0.0
     for orphan in read_copies(report):
         spec, workload = orphan.spec, orphan.spec.workload
-        stays = spec.role == "active" and orphan.standing == "here" and has_root_disk(msgspec.to_builtins(spec))
+        stays = (
+            spec.role in ("active", "lost") and orphan.standing == "here" and has_root_disk(msgspec.to_builtins(spec))
+        )
         if not stays or orphan.uid not in superseded:
             continue
         key = object_key(VOLUME.name, workload.project, name_orphan(workload.name, orphan.uid))
         project = await context.store.get(object_key(PROJECT.name, None, workload.project or ""))
         if project is not None and await context.store.get(key) is None:
-            await _make_volume(context, node.name, orphan, key, lost_at)
+            lost = await _read_lost(context, node, orphan)
+            await _make_volume(context, node.name, orphan, key, lost.at if lost is not None else lost_at)
 
 
 async def _make_volume(context: ApiContext, node: str, orphan: OrphanCopy, key: str, lost_at: float) -> None:
@@ -78,6 +83,13 @@ async def _make_volume(context: ApiContext, node: str, orphan: OrphanCopy, key: 
     said = f"node {node} is back and keeps the root disk that {of} had there: weft volume reclaim {name}"
     for ref in (volume.ref, workload):
         context.add_event(ref, "DiskKept", said)
+
+
+async def _read_lost(context: ApiContext, node: Envelope, orphan: OrphanCopy) -> EndedBy | None:
+    """Evidence that an orphan had ended, if the store has its allocation as lost."""
+    found = await _read(context, object_key("allocation", None, allocation_name(node.uid, orphan.uid)))
+    is_so = found is not None and found.uid == orphan.uid and is_lost(decode_part(found.spec, AllocationSpec))
+    return decode_part(found.status, AllocationStatus).ended_by if found is not None and is_so else None
 
 
 async def _is_superseded(context: ApiContext, orphan: OrphanCopy, *, given_up: bool) -> bool:

@@ -1,4 +1,5 @@
-"""Restores the allocation of a guest that runs without one, after an older store was restored under a running fabric.
+"""Restores the allocation of a guest that runs without one, after an older store was restored under a running fabric, or on a node
+that was lost and is back before the guest went on elsewhere.
 
 Reads nodes' reports of such guests with their copies of the allocations; writes the allocation again, with its endpoints. Pure. It
 adopts only a guest that certainly belongs to the workload, or that must be deleted with it; any other stays an orphan, and the
@@ -15,7 +16,15 @@ from weft.informer.addresses import make_endpoint
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.informer.workloads import name_of, record_of, spec_of
-from weft.kinds.allocation import ALLOCATION, AllocationReport, AllocationSpec, allocation_name, come_back, set_desired
+from weft.kinds.allocation import (
+    ALLOCATION,
+    AllocationReport,
+    AllocationSpec,
+    allocation_name,
+    come_back,
+    is_lost,
+    set_desired,
+)
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MIGRATED_ON, MIGRATIONS_BY_UID, MigrationStatus
@@ -46,7 +55,9 @@ def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commi
         return None
     allocation = _make_allocation(workload, node, copy, now, sure=bool(certain))
     writes: list[Write] = [put(allocation)]
-    preconditions: list[Precondition] = [unchanged(workload), unchanged(node), Absent(allocation.key)]
+    lost = view.get(allocation.key)
+    taken = unchanged(lost) if lost is not None and is_lost(lost.spec(AllocationSpec)) else Absent(allocation.key)
+    preconditions: list[Precondition] = [unchanged(workload), unchanged(node), taken]
     place = EndpointStatus(node=node.envelope.name, node_address=node.report(NodeReport).address or None)
     used = set()
     for index, nic in enumerate(copy.spec.nics):
