@@ -280,7 +280,7 @@ def needs_guard(spec: AllocationSpec) -> bool:
 
 def set_loss_guard(spec: AllocationSpec, *, on: bool) -> AllocationSpec:
     """``spec`` with its guard of lost nodes switched."""
-    return spec if (spec.loss_guard % 2 == 1) == on else msgspec.structs.replace(spec, loss_guard=spec.loss_guard + 1)
+    return spec if ends_if_lost(spec) == on else msgspec.structs.replace(spec, loss_guard=spec.loss_guard + 1)
 
 
 def is_current(spec: AllocationSpec, report: AllocationReport) -> bool:

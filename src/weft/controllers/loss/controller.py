@@ -15,10 +15,10 @@ from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
 from weft.controllers.loop import Plan
-from weft.controllers.loss.plan import SUSPECT_SECONDS, Silence, describe_many, find_evidence
+from weft.controllers.loss.outlook import find_bar
+from weft.controllers.loss.plan import Silence, describe_many, find_evidence
 from weft.informer.commit import Commit, Draft, delete, edit, put, unchanged
-from weft.informer.loss.outlook import find_bar
-from weft.informer.loss.renewals import Renewals
+from weft.informer.loss.renewals import SUSPECT_SECONDS, Renewals
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.informer.loss.outlook import PROMISE_SECONDS
+from weft.controllers.loss.outlook import PROMISE_SECONDS
+from weft.informer.loss.renewals import SUSPECT_SECONDS
 from weft.informer.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec, EndedBy, is_held
 from weft.kinds.node import NodeActions, NodeMarks, NodeReport, NodeStatus
 from weft.kinds.parts.node.power import PowerReading
 from weft.objects.quantity import format_duration, format_time
 
-SUSPECT_SECONDS = 8.0  # unheard for so long, a node may be off: heartbeats come every 5 s
 TOGETHER_SECONDS = 600.0  # nodes that fell silent within it of each other did so for one reason
 _PART = 3  # with more than one in three nodes silent together, nobody knows better than people
 

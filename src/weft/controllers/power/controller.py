@@ -1,8 +1,9 @@
 """Asks the BMCs of nodes' machines whether these are on, and has them switched as people order.
 
-Reads nodes and their Secrets; writes the mark ``power_reading`` of a node. Woken by nodes with a BMC, and by time: it is asked
-every five minutes, of a silent node every quarter of one. An order is carried out once the BMC's own word shows it; one that a
-process died in is carried out again, but what was off for it already is only switched on."""
+Reads nodes, their leases (heartbeats) and their Secrets; writes the mark ``power_reading`` of a node. Woken by nodes with a BMC,
+and by time: it is asked every five minutes, and of a node that isn't heard every two seconds at first, until it has said off. An
+order is carried out once the BMC's own word shows it; one that a process died in is carried out again, but what was off for it
+already is only switched on."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from weft.controllers.cluster.requests import in_thread
 from weft.controllers.image.credentials import Unseal
 from weft.informer.commit import Draft
 from weft.informer.leader_lease import LeaderLease
+from weft.informer.loss.renewals import SUSPECT_SECONDS, Renewals
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.node import NODE, SILENT_PHASES, NodeActions, NodeMarks, NodeReport, NodeSpec, NodeStatus
 from weft.kinds.parts.node.power import (
@@ -33,30 +35,38 @@ from weft.kinds.secret import SecretSpec, place_of
 from weft.objects.errors import InvalidInput, NotFound, TimedOut, WeftError
 from weft.objects.identity import object_key
 
-READ_SECONDS, READ_SILENT_SECONDS = 300.0, 15.0
+READ_SECONDS = 300.0
+READ_SILENT_SECONDS = 2.0  # of a node that isn't heard: its guests start elsewhere once it is known to be off
+READ_LATER_SECONDS, SOON_SECONDS = 15.0, 300.0  # of one that hasn't been heard for so long
 AT_ONCE = 32  # BMCs that are asked
 SWITCH_SECONDS = 60.0  # until the BMC's word shows what was ordered
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = _CHECK_SECONDS = 1.0
+TICK = ""  # the key that stands for a check of which nodes are heard
 SOURCE = "power"
 OpenBmc = Callable[[BmcAddress, Mapping[str, str]], PowerDriver]
 
 
 class Power(Asking):
-    """Keys are those of nodes."""
+    """Keys are those of nodes, and TICK."""
 
     name = "power"
     kinds = (NODE.name,)
+    always = (TICK,)
 
     def __init__(self, leadership: LeaderLease, unseal: Unseal, open_bmc: OpenBmc) -> None:
         self._leadership, self._unseal, self._open = leadership, unseal, open_bmc
         self._clock = leadership.clock
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._renewals = Renewals(leadership.store, leadership.clock)
+        self._suspects = set[str]()  # keys of the nodes that weren't heard at the last check
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         is_concerned = change.new is not None and bool(change.new.spec(NodeSpec).power)
         return [change.key] if is_concerned and has_changed(change, _read_asked) else ()
 
     async def take_turn(self, key: str) -> Later:
+        if key == TICK:
+            return await self._check_silence()
         node = self._leadership.cache.view.get(key)
         if node is None or node.deleting or not node.spec(NodeSpec).power:
             return {}
@@ -67,7 +77,23 @@ class Power(Asking):
             else:
                 reading = await self._read(node, known)
         await self._note(key, node.uid, reading)
-        return {key: READ_SILENT_SECONDS if node.status(NodeStatus).phase in SILENT_PHASES else READ_SECONDS}
+        return {key: self._find_pause(node, reading)}
+
+    async def _check_silence(self) -> Later:
+        """Have a turn at once of each node that isn't heard any more."""
+        nodes = [one for one in self._leadership.cache.view.of_kind(NODE.name).values() if one.spec(NodeSpec).power]
+        if nodes:
+            await self._renewals.observe()
+        suspects = {one.key for one in nodes if self._renewals.count_silence(one.uid) > SUSPECT_SECONDS}
+        news, self._suspects = suspects - self._suspects, suspects
+        return {TICK: _CHECK_SECONDS, **dict.fromkeys(news, 0.0)}
+
+    def _find_pause(self, node: Item, reading: PowerReading) -> float:
+        """Seconds until its BMC is asked again."""
+        silence = self._renewals.count_silence(node.uid)
+        if silence <= SUSPECT_SECONDS:
+            return READ_LATER_SECONDS if node.status(NodeStatus).phase in SILENT_PHASES else READ_SECONDS
+        return READ_LATER_SECONDS if silence > SOON_SECONDS or reading.state == "off" else READ_SILENT_SECONDS
 
     async def _read(self, node: Item, known: PowerReading) -> PowerReading:
         at = self._clock.now()

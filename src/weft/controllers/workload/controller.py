@@ -17,6 +17,7 @@ from weft.contracts.store import MAX_WRITES, Precondition, Write
 from weft.contracts.trace.context import end_mark, pass_on
 from weft.controllers.allocation.active import find_active
 from weft.controllers.loop import Plan
+from weft.controllers.loss.outlook import describe_outlook
 from weft.controllers.workload.adoption import plan_adoption
 from weft.controllers.workload.departed import plan_departed
 from weft.controllers.workload.stale_allocation import is_astray, plan_astray
@@ -33,7 +34,6 @@ from weft.controllers.workload.status import (
     has_been_resized,
 )
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.loss.outlook import describe_outlook
 from weft.informer.trace.commits import is_reached
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import count_starts, pass_on_starts, record_of, spec_of

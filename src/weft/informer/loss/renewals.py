@@ -14,6 +14,7 @@ from weft.contracts.store import Store
 from weft.objects.errors import StoreUnavailable
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS
 
+SUSPECT_SECONDS = 8.0  # unheard for so long, a node may be off: heartbeats come every 5 s
 FRESH_SECONDS = 2.0  # an older read decides nothing
 MARGIN_SECONDS = 1.0  # by which a store may be wrong about the time that is left
 

@@ -5,23 +5,24 @@ For the controller that frees them, and for all that people read of it.
 
 from __future__ import annotations
 
+from weft.failover.timing import NODES
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
-from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, is_held, is_restoring
+from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, ends_if_lost, is_held, is_restoring
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
 from weft.kinds.parts.node.loss import ASKS_FIRST, MASS_LOSS
 from weft.kinds.parts.workload import WORKLOADS_BY_UID
 from weft.objects.quantity import format_time
 from weft.protocol.heartbeat import LEASE_SECONDS
 
-PROMISE_SECONDS = 75.0  # after a node was heard last, a guest that its guard holds has ended there
+PROMISE_SECONDS = NODES.promise  # after a node was heard last, a guest that its guard holds has ended there
 
 
 def find_bar(view: View, node: Item, place: Item) -> str:
     """Name what keeps a guest from going on elsewhere once it has certainly ended on its silent ``node``; empty if nothing does."""
     spec, report = place.spec(AllocationSpec), place.report(AllocationReport)
     workload = next(iter(view.find(WORKLOADS_BY_UID, spec.workload.uid)), None)
-    if spec.loss_guard % 2 == 0:
+    if not ends_if_lost(spec):
         return "its on_node_loss is wait"
     if workload is None or workload.deleting or place.deleting:
         return "it is being deleted"
@@ -48,7 +49,7 @@ def find_bar(view: View, node: Item, place: Item) -> str:
 def describe_outlook(view: View, node: Item, place: Item) -> str:
     """Describe what becomes of a guest of a silent node that isn't Autonomous, in one clause."""
     spec, bar, name = place.spec(AllocationSpec), find_bar(view, node, place), node.envelope.name
-    if spec.loss_guard % 2 == 0:
+    if not ends_if_lost(spec):
         return "the workload may still run there; waiting for the node"
     if bar:
         return f"it waits for the node: {bar}"
