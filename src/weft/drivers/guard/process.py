@@ -1,9 +1,9 @@
 """The guard of a node: ``python -SB -m weft.drivers.guard.process FOLDER``.
 
 It lets guests run until the time that it was given for each, by CLOCK_BOOTTIME, which counts a suspended machine's sleep, too; then
-it ends all that is in their control groups. It is two processes: one serves, and the other begins a new one when that is killed;
-the one that serves does the same for the other. What it holds is in ``FOLDER/guard.json``, from which a new one goes on. It ends
-once it holds nothing.
+it ends all that is in their control groups. It is two processes: one serves, and the other begins a new one when that is killed or
+stopped; the one that serves does the same for the other, if that is killed. What it holds is in ``FOLDER/guard.json``, from which a
+new one goes on. It ends once it holds nothing.
 
 Requests come by ``FOLDER/guard.sock``, one in a packet: see ``holds.read_request``. The answer has all that it holds, without
 groups, or ``problem``. Imports the standard library only: it starts in a moment, and takes a few megabytes.
@@ -215,7 +215,10 @@ def main(folder: str) -> int:
     child = os.fork()
     while True:
         if child:
-            _, status = os.waitpid(child, 0)
+            _, status = os.waitpid(child, os.WUNTRACED)
+            if os.WIFSTOPPED(status):  # it would end nothing
+                os.kill(child, signal.SIGKILL)
+                continue
             if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
                 return 0
             select.select([], [], [], PAUSE_SECONDS if os.WIFEXITED(status) else 0.0)

@@ -130,6 +130,15 @@ async def test_kill_9_of_either_process_loses_nothing(place: Place) -> None:
     wait(lambda: guest.poll() is not None, "it was not ended")
 
 
+async def test_a_process_that_serves_and_is_stopped_is_replaced(place: Place) -> None:
+    guest = place.start("guest")
+    await place.guard.renew({"guest": soon(place.guard, 1.0)})
+    wait(lambda: len(place.find_guards()) == 2, "there are not two of them")
+    os.kill(place.find_guards()[1], signal.SIGSTOP)
+    wait(lambda: guest.poll() is not None, "it was not ended")
+    assert (await place.guard.read())["guest"].ended_at > 0
+
+
 async def test_an_agent_that_starts_again_finds_what_was_done_also_without_a_guard(place: Place) -> None:
     guest = place.start("guest")
     await place.guard.renew({"guest": soon(place.guard, 0.1)})
