@@ -20,6 +20,7 @@ ON_LOCAL_CLUSTER = {
     "function_invoke",
     "function_network",
     "lease_start",
+    "node_loss",
     "preemption",
     "readopt",
     "sampling",
