@@ -195,6 +195,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     guard: Literal["", "begin", "hold"] = ""
     # Odd: its guard ends it once its node's heartbeats are confirmed no more. Even: it doesn't. Each change makes it grow.
     loss_guard: int = 0
+    # Uids of its workload's lost allocations, newest first, with whose root disk, in its own pool, it goes on if that is there.
+    continues: list[str] = []
     replicated: bool = False  # a copy of it may have been promoted at another cluster while this node was away
     asked_ports: list[int] = []  # of the guest, TCP: its node tries them all the time, for an update of the VM
 

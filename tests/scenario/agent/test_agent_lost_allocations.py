@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.scenario.agent.test_agent_real_layers import disks, holds, write
 from tests.scenario.agent_lab import Lab, change, make_allocation
 
+from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.identity import short_id
 
 
@@ -91,3 +93,61 @@ async def test_a_lost_allocation_of_which_nothing_is_here_is_released(lab: Lab) 
         assert report.incarnation == 3 and not reports_orphan(lab, lost.uid)
     async with lab.agent():
         await lab.until_state(lost, "released")
+
+
+class SharingLab(Lab):
+    """A node with a pool that others have, too."""
+
+    def make_drivers(self) -> None:
+        super().make_drivers()
+        self.volumes = DirectoryVolumes(self.host)  # type: ignore[assignment]
+        place = Path(self.host.state_dir).parent / "san"
+        place.mkdir(exist_ok=True)
+        self.san = DirectoryVolumes(self.host, "san", str(place))  # type: ignore[assignment]
+
+
+async def test_a_vm_goes_on_with_its_disk_in_a_shared_pool_and_the_returning_node_leaves_that_alone(
+    tmp_path: Path,
+) -> None:
+    for folder in ("n1", "n2"):
+        (tmp_path / folder).mkdir()
+    first, second = SharingLab(tmp_path / "n1"), SharingLab(tmp_path / "n2")
+    where = {"pool": "san", "pool_id": second.san.pool().id}
+    old = make_allocation(uid="alloc-old", **where)
+    async with first.agent():
+        first.server.put(old)
+        await first.until_state(old, "running")
+        write(disks(first, old)[0], 7)
+    new = make_allocation(uid="alloc-new", incarnation=2, continues=["alloc-between", "alloc-old"], **where)
+    async with second.agent():
+        second.server.put(new)
+        await second.until_state(new, "running")
+        (disk,) = disks(second, new)
+        assert disk.path != disks(first, old)[0].path and holds(disk, 7)
+    lost = change(old, role="lost")
+    first.server.put(lost)
+    first.make_drivers()
+    first.runtime.kill(short_id(old.uid))
+    async with first.agent():
+        await first.until(lambda: reports_orphan(first, old.uid), "an orphan")
+        first.server.superseded = [old.uid]
+        await first.until_state(lost, "released")
+        assert [one.id for one in await first.san.list()] == [short_id(new.uid)]
+    write(disk, 8)
+    third = make_allocation(uid="alloc-third", incarnation=3, continues=["alloc-new", "alloc-old"], **where)
+    async with second.agent():
+        second.server.put(change(new, desired="stop", desired_count=1))
+        await second.until_state(new, "stopped")
+        second.server.put(third)
+        await second.until_state(third, "running")
+        assert holds(disks(second, third)[0], 8)
+
+
+async def test_a_lost_disk_in_a_shared_pool_is_not_taken_for_nothing_by_an_agent_that_forgot_it(tmp_path: Path) -> None:
+    (tmp_path / "n1").mkdir()
+    lab = SharingLab(tmp_path / "n1")
+    lost = make_allocation(role="lost", pool="san", pool_id=lab.san.pool().id)
+    async with lab.agent():
+        lab.server.put(lost)
+        await lab.until(lambda: reports_orphan(lab, lost.uid), "an orphan")
+        assert lost.name not in lab.server.reports or lab.server.reports[lost.name].state != "released"

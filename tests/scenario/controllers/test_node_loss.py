@@ -9,13 +9,13 @@ from unittest import mock
 import msgspec
 import pytest
 from tests.scenario.controllers.test_power import Bmc, call_here
-from tests.scenario.controllers_lab import Lab, VirtualClock
+from tests.scenario.controllers_lab import GIB, Lab, VirtualClock
 
 from weft.contracts.store import Lease
 from weft.controllers.loss.outlook import PROMISE_SECONDS
 from weft.informer.loss.renewals import Renewals
 from weft.kinds.allocation import AllocationSpec, AllocationStatus
-from weft.kinds.node import NodeRuntime, NodeSpec
+from weft.kinds.node import NodePool, NodeRuntime, NodeSpec
 from weft.kinds.parts.node.loss import confirm_off
 from weft.kinds.parts.node.orphan import OrphanCopy
 from weft.objects.envelope import decode_part, merge_part
@@ -364,3 +364,57 @@ async def test_a_guest_that_got_no_other_place_is_taken_back_where_it_was(tmp_pa
         await lab.until_phase("big", "Running", kind="container")
         assert await where(lab, "big") == [("n0", 1, "active")]
         assert "Adopted" in lab.journal.reasons("big")
+
+
+SAN, OTHER = (
+    NodePool("san", "id-of-the-san", 100 * GIB, 50 * GIB),
+    NodePool("san", "id-of-another", 100 * GIB, 50 * GIB),
+)
+
+
+async def test_a_vm_in_a_shared_pool_goes_on_with_its_disk_where_the_same_storage_is(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n0", runtimes=RUNS, pools=[SAN])
+        await lab.put_vm("db", on_node_loss="restart", pool="san", disk=2 * GIB)
+        await lab.until_phase("db", "Running")
+        await lab.add_node("n1", runtimes=RUNS, pools=[OTHER])
+        await lab.add_node("n2", runtimes=RUNS)
+        await lab.nodes["n0"].die()
+        await lab.pass_time(200.0)
+        assert (await lab.status("db")).message.endswith(
+            "its root disk is in san, which no other node that is ready has"
+        )
+        await lab.add_node("n3", runtimes=RUNS, pools=[SAN])
+        await lab.pass_time(10.0)
+        assert await where(lab, "db") == [("n0", 1, "lost"), ("n3", 2, "active")]
+        first, second = sorted(
+            await lab.every("allocation"), key=lambda one: decode_part(one.spec, AllocationSpec).incarnation
+        )
+        found = decode_part(second.spec, AllocationSpec)
+        assert (found.pool_id, found.continues) == (SAN.id, [first.uid])
+        await lab.add_node("n4", runtimes=RUNS, pools=[SAN])
+        await lab.nodes["n3"].die()
+        await lab.pass_time(100.0)  # two of five, but one after the other
+        assert (await where(lab, "db"))[-1] == ("n4", 3, "active")
+        third = max(await lab.allocations(), key=lambda one: one.incarnation)
+        assert third.continues == [second.uid, first.uid]
+
+
+async def test_a_vm_waits_for_what_a_node_that_is_back_reports_of_its_disk(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n0", runtimes=RUNS, pools=[SAN])
+        await lab.put_vm("db", on_node_loss="restart", pool="san")
+        await lab.until_phase("db", "Running")
+        for name in ("n1", "n2", "n3"):
+            await lab.add_node(name, runtimes=RUNS, pools=[SAN])
+            await lab.ask(name, "node", None, cordoned=True)
+        await lab.nodes["n0"].die()
+        await lab.pass_time(100.0)
+        assert await where(lab, "db") == [("n0", 1, "lost")]
+        lab.nodes["n0"].slow = True  # it has not followed its allocations yet
+        await lab.nodes["n0"].start()
+        await lab.pass_time(5.0)
+        await open_nodes(lab, 4)
+        await lab.pass_time(30.0)
+        assert await where(lab, "db") == [("n0", 1, "lost")]
+        assert (await lab.status("db")).reason == "nodeReturns"

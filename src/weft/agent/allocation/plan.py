@@ -19,7 +19,7 @@ from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.shape import lacks_devices
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import DISK_FAILED, LEFT_CLUSTER, AllocationPhase, AllocationSpec, is_lost
+from weft.kinds.allocation import DISK_FAILED, LEFT_CLUSTER, LOCAL, AllocationPhase, AllocationSpec, is_lost
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin
 from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED, AllocatedLease
@@ -161,8 +161,9 @@ def _plan_orphan(facts: PlanInput, stop: tuple[StepName, ...], tidy: tuple[StepN
     guest is, or that only the other end can know."""
     migration, state = facts.checkpoint.migration, _state(facts)
     breaking = _break_off(facts)
-    if is_lost(facts.local.spec) and not facts.checkpoint.made and facts.guest.state == "absent":
-        return Plan((StepName.FORGET,), "stopping")  # nothing of it is here
+    nothing = not facts.checkpoint.made and facts.guest.state == "absent" and facts.local.spec.pool == LOCAL
+    if is_lost(facts.local.spec) and nothing:
+        return Plan((StepName.FORGET,), "stopping")
     if not facts.superseded:
         return Plan(breaking, state)
     why = "a later incarnation of it is placed elsewhere, or it was deleted"
@@ -178,6 +179,8 @@ def _plan_orphan(facts: PlanInput, stop: tuple[StepName, ...], tidy: tuple[StepN
 
 def keeps_disk(checkpoint: Checkpoint, spec: AllocationSpec) -> bool:
     """Whether the root disk of an orphan that is ended is the only one with its data: its guest was here, and didn't migrate on."""
+    if is_lost(spec) and spec.pool != LOCAL:
+        return False  # its workload went on with it
     here = spec.role in ("active", "lost") and locate_guest(checkpoint, spec) == "here"
     return here and checkpoint.made
 

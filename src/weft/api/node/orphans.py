@@ -56,9 +56,8 @@ async def keep_disks(context: ApiContext, node: Envelope, superseded: Collection
     lost_at = msgspec.json.decode(entry.value, type=GivenUp).at if entry is not None else 0.0
     for orphan in read_copies(report):
         spec, workload = orphan.spec, orphan.spec.workload
-        stays = (
-            spec.role in ("active", "lost") and orphan.standing == "here" and has_root_disk(msgspec.to_builtins(spec))
-        )
+        own = spec.role == "active" or (is_lost(spec) and spec.pool == LOCAL)  # with a shared one its workload went on
+        stays = own and orphan.standing == "here" and has_root_disk(msgspec.to_builtins(spec))
         if not stays or orphan.uid not in superseded:
             continue
         key = object_key(VOLUME.name, workload.project, name_orphan(workload.name, orphan.uid))
@@ -97,7 +96,10 @@ async def _is_superseded(context: ApiContext, orphan: OrphanCopy, *, given_up: b
     found = await _read(context, object_key(workload.kind, workload.project, workload.name))
     if found is not None and found.uid == workload.uid:
         # A later incarnation alone ends no guest: in a lost history other allocations had the same numbers.
-        older = decode_part(found.status, WorkloadStatus).active_incarnation > orphan.spec.incarnation
+        status = decode_part(found.status, WorkloadStatus)
+        older = status.active_incarnation > orphan.spec.incarnation
+        if older and orphan.spec.role == "lost" and orphan.spec.pool != LOCAL and status.started_at is None:
+            return False  # the later one may have yet to take over its disk
         if older and (given_up or orphan.standing in ("left", "abandoned")):
             return True
     elif given_up:

@@ -9,7 +9,7 @@ from weft.failover.timing import NODES
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, ends_if_lost, is_held, is_restoring
-from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
+from weft.kinds.node import NODES_BY_POOL, NodeReport, NodeSpec, NodeStatus
 from weft.kinds.parts.node.loss import ASKS_FIRST, MASS_LOSS
 from weft.kinds.parts.workload import WORKLOADS_BY_UID
 from weft.objects.quantity import format_time
@@ -38,11 +38,18 @@ def find_bar(view: View, node: Item, place: Item) -> str:
         return "a snapshot of it is in hand"
     if getattr(spec_of(workload), "node", None) == node.envelope.name:
         return "its spec names that node"
-    if record_of(workload).needs(spec_of(workload)).machine:
-        return f"its root disk is in {spec.pool}, on that node"
-    local = [volume.name for volume in spec.volumes if volume.pool == LOCAL]
-    if local:
-        return f"its volume {local[0]} is in {LOCAL}, on that node"
+    needs = record_of(workload).needs(spec_of(workload))
+    disks = {f"its volume {volume.name}": (volume.pool, volume.pool_id) for volume in spec.volumes}
+    if needs.machine:
+        disks["its root disk"] = spec.pool, spec.pool_id
+        if needs.pool != spec.pool:
+            return f"its root disk is in {spec.pool}, and its spec says {needs.pool}"
+    for disk, (pool, storage) in disks.items():
+        if pool == LOCAL or not storage:
+            return f"{disk} is in {pool}, on that node"
+        others = (one for one in view.find(NODES_BY_POOL, storage) if one.uid != node.uid)
+        if not any(one.status(NodeStatus).phase == "Ready" for one in others):
+            return f"{disk} is in {pool}, which no other node that is ready has"
     return ""
 
 

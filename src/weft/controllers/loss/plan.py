@@ -17,7 +17,7 @@ from weft.kinds.node import NodeActions, NodeMarks, NodeReport, NodeStatus
 from weft.kinds.parts.node.power import PowerReading
 from weft.objects.quantity import format_duration, format_time
 
-TOGETHER_SECONDS = 600.0  # nodes that fell silent within it of each other did so for one reason
+TOGETHER_SECONDS = 120.0  # nodes that fell silent within it of each other did so for one reason
 _PART = 3  # with more than one in three nodes silent together, nobody knows better than people
 
 

@@ -14,6 +14,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
 from weft.informer.addresses import make_endpoint
 from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.informer.loss.former import has_gone_on
 from weft.informer.view import Item, View
 from weft.informer.workloads import name_of, record_of, spec_of
 from weft.kinds.allocation import (
@@ -43,7 +44,11 @@ def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commi
     found = [
         (node, copy) for node in view.find(NODES_BY_ORPHAN, workload.key) for copy in find_copies(node, workload.key)
     ]
-    fitting = [(node, copy) for node, copy in found if _is_of(view, workload, copy.spec)]
+    fitting = [
+        (node, copy)
+        for node, copy in found
+        if _is_of(view, workload, copy.spec) and not _has_gone_on(view, workload, copy)
+    ]
     certain = [(node, copy) for node, copy in fitting if has_guest(view, copy, [other for _, other in fitting])]
     unsure = (
         [pair for pair in fitting if pair[1].standing in ("here", "open")] if workload.deleting and not silent else []
@@ -98,6 +103,10 @@ def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commi
     return Commit(
         workload.key, writes, preconditions, [Event("Normal", "Adopted", message, workload.envelope.ref, "workload")]
     )
+
+
+def _has_gone_on(view: View, workload: Item, copy: OrphanCopy) -> bool:
+    return has_gone_on(view, workload, copy.spec.node_uid, copy.uid, copy.spec.incarnation)
 
 
 def has_guest(view: View, copy: OrphanCopy, others: list[OrphanCopy]) -> bool:

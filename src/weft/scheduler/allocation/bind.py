@@ -224,6 +224,7 @@ def _make_allocation(
         slot=candidate.slot.rpartition("/")[2] if candidate.slot is not None else None,
         pool=ask.pool,
         pool_id=pool_id(node.report(NodeReport), ask.pool),
+        continues=candidate.continues,
         origin=candidate.begins.origin if candidate.begins is not None else None,
         **record.allocate(workload_spec, workload.marks(WorkloadMarks)),
     )

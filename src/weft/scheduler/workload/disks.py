@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,6 +13,7 @@ from weft.informer.view import Item, View
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_WORKLOAD,
     LOCAL,
+    LOST_BY_WORKLOAD,
     AllocationReport,
     AllocationSpec,
     Resources,
@@ -27,6 +29,27 @@ class DiskNeeds(msgspec.Struct, frozen=True):
     own: int = 0  # of the node's own pool
     of_volumes: int = 0  # how much of that volumes take
     asks: tuple[DiskAsk, ...] = ()  # of other pools
+
+
+class LostDisk(NamedTuple):
+    """The root disk of a lost allocation."""
+
+    uid: str  # the allocation's
+    node: str
+    node_uid: str
+    pool: str
+    pool_id: str
+
+
+def list_lost_disks(view: View, workload: Item) -> list[LostDisk]:
+    """The root disks of its lost allocations that are in a pool which other nodes share, newest first."""
+    found = [(item.spec(AllocationSpec), item) for item in view.find(LOST_BY_WORKLOAD, workload.uid)]
+    found.sort(key=lambda pair: -pair[0].incarnation)
+    return [
+        LostDisk(item.uid, spec.node, spec.node_uid, spec.pool, spec.pool_id)
+        for spec, item in found
+        if spec.pool != LOCAL and spec.pool_id == found[0][0].pool_id
+    ]
 
 
 def read_needs(view: View, workload: Item, ask: Needs, resources: Resources, volumes: Sequence[Item]) -> DiskNeeds:
@@ -81,8 +104,8 @@ def find_storage(view: View, volume: Item) -> str:
 
 
 def _ask_root(view: View, workload: Item, pool: str, size: int) -> DiskAsk:
-    """A root disk in a pool: a new one, or the one that an allocation of the workload still has."""
-    for item in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
+    """A root disk in a pool: a new one, or the one that an allocation of the workload, also a lost one, still has."""
+    for item in (*view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid), *view.find(LOST_BY_WORKLOAD, workload.uid)):
         spec = item.spec(AllocationSpec)
         if spec.pool == pool and not has_ended_for_good(spec, item.report(AllocationReport)):
             return DiskAsk(pool, size, name_root(workload.uid), spec.pool_id, spec.resources.disk)

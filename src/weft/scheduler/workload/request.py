@@ -6,6 +6,7 @@ import msgspec
 
 from weft.contracts.policy import Datum, GpuAsk, Request, SoftTerm
 from weft.informer.addresses import AddressBook, AddressProblem, WorkloadNic, awaits_place, read_nics
+from weft.informer.loss.former import has_gone_on
 from weft.informer.security_groups import read_groups
 from weft.informer.shares import describe_missing, find_named
 from weft.informer.view import Item, View
@@ -35,6 +36,7 @@ from weft.kinds.node import (
     NODES_BY_SNAPSHOT,
     NODES_BY_UID,
     NodeReport,
+    NodeStatus,
     Orphan,
     pool_id,
     read_orphan,
@@ -56,7 +58,7 @@ from weft.scheduler.constraint.expressions import Expressions, read_expressions
 from weft.scheduler.constraint.near_device import read_near_device
 from weft.scheduler.table.snapshot import amounts_of
 from weft.scheduler.workload.arrival import ArrivingGuest, Lacking, read_arriving
-from weft.scheduler.workload.disks import find_alarmed_pools, find_storage, is_used, read_needs
+from weft.scheduler.workload.disks import find_alarmed_pools, find_storage, is_used, list_lost_disks, read_needs
 from weft.scheduler.workload.strategy import find_strategy
 
 
@@ -89,6 +91,7 @@ class Candidate(msgspec.Struct, frozen=True):
     skipped: tuple[str, ...] = ()  # custom policies that gave no answer, and why
     slot: str | None = None  # key of the reserved allocation that it is in
     begins: Beginning | None = None  # from a snapshot
+    continues: list[str] = []  # uids of lost allocations whose root disk is its own, newest first
     arriving: ArrivingGuest | None = None  # from another cluster, running: its place is the target of that migration
 
     @property
@@ -143,7 +146,12 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         for node in view.find(NODES_BY_ORPHAN, workload.key)
         for orphan in list_orphans(node, workload.key)
     ]
-    running = [node for node, orphan in known if orphan.uid not in find_given_up(node.report(NodeReport))]
+    running = [
+        node
+        for node, orphan in known
+        if orphan.uid not in find_given_up(node.report(NodeReport))
+        and not has_gone_on(view, workload, node.uid, orphan.uid, orphan.incarnation)
+    ]
     if silent:
         return Waiting(
             "storeRestored",
@@ -154,6 +162,9 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         return Waiting(
             "orphanRunning", f"a guest of this name still runs on {where}, from before the store was restored"
         )
+    lost = list_lost_disks(view, workload)
+    if lost and any(node.status(NodeStatus).phase == "Ready" for node in view.find(NODES_BY_UID, lost[0].node_uid)):
+        return Waiting("nodeReturns", f"node {lost[0].node} is back: waits for what it reports of the guest")
     try:
         chosen = find_strategy(view, project, spec, default_strategy)
         affinity = read_affinity(project or "", spec.affinity_groups, spec.anti_affinity_groups, spec.spread)
@@ -182,7 +193,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         return Waiting(*expressions)
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(ask.disk, virtual_size))
     homes = {home for item in volumes for home in find_homes(view, item)}
-    pools = {find_pool(view, item) for item in volumes} | {ask.pool}
+    pools = {find_pool(view, item) for item in volumes} | {f"{lost[0].pool}@{lost[0].pool_id}" if lost else ask.pool}
     begins = read_beginning(view, workload, image, volumes)
     if isinstance(begins, Waiting):
         return begins
@@ -246,6 +257,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         nics=nics,
         groups=groups,
         begins=begins,
+        continues=[one.uid for one in lost],
         arriving=arriving,
     )
 
@@ -262,7 +274,8 @@ def read_talkers(workload: Item, spec: WorkloadSpec) -> tuple[SoftTerm, ...]:
 def read_new_disks(view: View, workload: Item, ask: Needs, volumes: list[Item]) -> tuple[str, ...]:
     """The pools, by name, in which it needs a new disk: of its root disk, and of volumes without data."""
     new = {pool_of(item.spec(VolumeSpec), item.status(VolumeStatus)) for item in volumes if not is_used(view, item)}
-    if (ask.machine or ask.disk) and not view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid):
+    has_disk = view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid) or list_lost_disks(view, workload)
+    if (ask.machine or ask.disk) and not has_disk:
         new.add(ask.pool)
     return tuple(sorted(new))
 

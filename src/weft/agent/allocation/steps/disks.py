@@ -33,6 +33,7 @@ async def _make_root(parts: StepParts, work: Work, show: Show) -> str:
             work.root = await _share_root(local, disks)
             work.layers[ROOT] = await pools.list_layers(local.spec, local.id)
             return "shared"
+        await _go_on(local, disks)
         await pools.refuse_elsewhere(local.spec, local.id, ROOT, f"{local.what}: its root disk")
         if (cloned := await clone_missing(pools, local, work.origin, ROOT)) is not None:
             work.root = cloned
@@ -45,6 +46,17 @@ async def _make_root(parts: StepParts, work: Work, show: Show) -> str:
             work.root = await disks.grow(local.id, size)
         work.layers[ROOT] = await pools.list_layers(local.spec, local.id)
     return ""
+
+
+async def _go_on(local: LocalAllocation, disks: VolumeDriver) -> None:
+    """Take the root disk of the newest lost allocation that has one; it keeps its former name, too, until that is released."""
+    former = [short_id(uid) for uid in local.spec.continues] if local.spec.migration is None else []
+    if not isinstance(disks, HasPool) or not former or await disks.inspect(local.id) is not None:
+        return
+    for id_ in former:
+        if await disks.inspect(id_) is not None:
+            await disks.share(id_, local.id)
+            return
 
 
 async def _share_root(local: LocalAllocation, disks: VolumeDriver) -> VolumeFacts:
