@@ -73,6 +73,7 @@ _BY_REASON: dict[str, int] = {
     "reservationFull": UNPLACEABLE,
     "reservationOver": UNPLACEABLE,
     "reservationRefused": UNPLACEABLE,
+    "nodeReturns": UNPLACEABLE,
     "orphanRunning": UNPLACEABLE,
     "policyNotFound": UNPLACEABLE,
     "notPlaced": UNPLACEABLE,

@@ -25,6 +25,7 @@ from weft.cli.node.scheduling import SHOWN, describe_scheduling
 from weft.cli.node.usage import RESOURCES, describe_instances, describe_used
 from weft.cli.output.description import describe_object, name_images
 from weft.cli.output.formats import age_of, print_object
+from weft.cli.output.table import Column, draw_table
 from weft.cli.output.terminal import clean, find_width
 from weft.cli.recovery.report import describe_runs, leave_out_runs
 from weft.cli.session import Session
@@ -36,11 +37,13 @@ from weft.client.usage import fetch_usage
 from weft.kinds.allocation import AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.fields.cells import dig
 from weft.kinds.parts.node.columns import read_status
+from weft.kinds.parts.workload import OUT_OF_REACH
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import Forbidden, InvalidInput, NotFound, WeftError
 
 _EVENTS = 10
+_OUTLOOKS = 50
 _Shown = tuple[Callable[[Session, dict[str, Any]], dict[str, Any]], Sequence[Callable[[Session, dict[str, Any]], str]]]
 
 
@@ -154,12 +157,21 @@ def _describe_use(session: Session, vm: dict[str, Any]) -> str:
 
 
 def _describe_guests(session: Session, node: dict[str, Any]) -> str:
-    """Describe which VMs are on a node."""
-    report = []
+    """Describe which workloads are on a node, and what becomes of each if that is silent."""
+    report, outlooks = list[str](), list[list[str]]()
     for kind in map(BY_NAME.__getitem__, PLACED):
         listing = session.client.list(kind.name, all_projects=True, fields=f"status.node={node['name']}")
         names = [item["name"] for item in listing.items if not (dig(item, "spec.once") and dig(item, "status.ended"))]
         report += [f"{kind.plural}  {', '.join(names)}"] if names else []
+        silent = (item for item in listing.items if dig(item, "status.reason") in OUT_OF_REACH)
+        outlooks += [
+            [f"{kind.name}/{item['name']}", dig(item, "status.message", "").partition("; ")[2]] for item in silent
+        ]
+    if outlooks:
+        columns = [Column("GUEST"), Column("OUTLOOK", flexible=True)]
+        rows = outlooks[:_OUTLOOKS]
+        report += ["", draw_table(columns, rows, find_width(sys.stdout), session.paint)]
+        report += [f"and {len(outlooks) - _OUTLOOKS} more"] if len(outlooks) > _OUTLOOKS else []
     return "\n".join(report)
 
 

@@ -14,6 +14,7 @@ from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.cluster import CLUSTER, ClusterStatus
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus, is_quarantined
+from weft.kinds.parts.node.loss import MASS_LOSS
 from weft.kinds.replication import ENDED, REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.protocol.heartbeat import (
     CLOCK,
@@ -57,6 +58,9 @@ def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now:
                 yield Sample("weft_node_autonomous", labels, at, float(phase == "Autonomous"))
             if node.status(NodeStatus).quarantine is not None:
                 yield Sample("weft_node_quarantined", labels, at, float(is_quarantined(node.status(NodeStatus))))
+            if (goes_on := node.envelope.condition("GuestsGoOn")) is not None:
+                yield Sample("weft_node_guests_waiting", labels, at, float(goes_on.status == "False"))
+                yield Sample("weft_node_loss_held", labels, at, float(goes_on.reason == MASS_LOSS))
     yield from list_storage(view, at)
     for cluster in view.of_kind(CLUSTER.name).values():
         up = cluster.status(ClusterStatus).phase == "Linked"

@@ -9,7 +9,7 @@ import pytest
 
 from weft.cli.command.target import Target
 from weft.cli.output.terminal import Paint
-from weft.cli.verbs import explain
+from weft.cli.verbs import describe, explain
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import Forbidden, IllegalTransition, NotFound
 
@@ -107,3 +107,17 @@ def test_of_a_migration_that_was_refused_it_says_why_and_not_that_something_is_s
     session = make_session(make_vm(), {}, None)
     explain._explain_undecided(session, Target(BY_NAME["migration"], "mv"), failed)
     assert capsys.readouterr().out == "migration/mv is Failed: west: no network\n"
+
+
+def test_of_a_silent_node_it_says_for_each_guest_what_becomes_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"web": "it restarts elsewhere at 14:03:20 if the node isn't heard of before", "db": "it waits for the node"}
+
+    def list_guests(kind: str, **_: Any) -> Any:
+        found = [make_vm(reason="nodeLost", message=f"node n3 sends no heartbeat; {text}") for text in said.values()]
+        named = [{**one, "name": name} for one, name in zip(found, said, strict=True)]
+        return SimpleNamespace(items=named if kind == "vm" else [])
+
+    session: Any = SimpleNamespace(client=SimpleNamespace(list=list_guests), paint=Paint(False))
+    lines = describe._describe_guests(session, {"name": "n3"}).splitlines()
+    assert lines[0] == "VMs  web, db".replace("VMs", BY_NAME["vm"].plural)
+    assert [line.split(None, 1) for line in lines[3:]] == [[f"vm/{name}", text] for name, text in said.items()]

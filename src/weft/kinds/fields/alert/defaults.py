@@ -25,6 +25,19 @@ def list_default_rules() -> dict[str, dict[str, Any]]:
             "critical",
             "node {{ $labels.node }} doesn't report: see weft describe node",
         ),
+        "guests-waiting": _rule(
+            "weft_node_guests_waiting == 1",
+            _MINUTE,
+            "warning",
+            "guests of node {{ $labels.node }} wait for it: weft describe node/{{ $labels.node }} names them, and says why",
+        ),
+        "nodes-lost-together": _rule(
+            "weft_node_loss_held == 1",
+            0.0,
+            "critical",
+            "many nodes are silent together, so nothing of node {{ $labels.node }} restarts elsewhere automatically; if it is off: "
+            "weft node confirm-off {{ $labels.node }}",
+        ),
         "node-quarantined": _rule(
             "weft_node_quarantined == 1",
             0.0,
