@@ -15,7 +15,7 @@ from weft.contracts.store import Lease
 from weft.controllers.loss.outlook import PROMISE_SECONDS
 from weft.informer.loss.renewals import Renewals
 from weft.kinds.allocation import AllocationSpec, AllocationStatus
-from weft.kinds.node import NodePool, NodeRuntime, NodeSpec
+from weft.kinds.node import NodePool, NodeRuntime, NodeSpec, NodeStatus
 from weft.kinds.parts.node.loss import confirm_off
 from weft.kinds.parts.node.orphan import OrphanCopy
 from weft.objects.envelope import decode_part, merge_part
@@ -307,6 +307,13 @@ async def test_power_that_is_off_frees_within_seconds(tmp_path: Path) -> None:
 
             await lab.until(is_elsewhere, 60.0)
             assert lab.clock.elapsed() - began <= 15.0
+            node = await lab.get("/node/-/n0")
+            assert node is not None and decode_part(node.status, NodeStatus).phase == "NotReady"
+            await lab.nodes["n0"].start()
+            bmc.state = "on"
+            await lab.pass_time(10.0)
+            node = await lab.get("/node/-/n0")
+            assert node is not None and decode_part(node.status, NodeStatus).phase == "Ready"
             assert bmc.reads < 80
 
 

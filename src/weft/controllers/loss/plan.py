@@ -13,8 +13,8 @@ from weft.controllers.loss.outlook import PROMISE_SECONDS
 from weft.informer.loss.renewals import SUSPECT_SECONDS
 from weft.informer.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec, EndedBy, is_held
-from weft.kinds.node import NodeActions, NodeMarks, NodeReport, NodeStatus
-from weft.kinds.parts.node.power import PowerReading
+from weft.kinds.node import SILENT_PHASES, NodeActions, NodeMarks, NodeReport, NodeStatus
+from weft.kinds.parts.node.power import is_off
 from weft.objects.quantity import format_duration, format_time
 
 TOGETHER_SECONDS = 120.0  # nodes that fell silent within it of each other did so for one reason
@@ -34,14 +34,14 @@ def find_evidence(silence: Silence, place: Item, now: float) -> EndedBy | None:
     """Evidence that a guest runs no more on its silent node; None if there is none yet."""
     node = silence.node
     report, status, actions = node.report(NodeReport), node.status(NodeStatus), node.actions(NodeActions)
-    reading = node.marks(NodeMarks).power_reading or PowerReading()
+    reading = node.marks(NodeMarks).power_reading
     spec, name = place.spec(AllocationSpec), node.envelope.name
     held = is_held(spec, place.report(AllocationReport))
     lapsed = not silence.is_live and silence.seconds >= PROMISE_SECONDS
     asks = held or _has_read(place)
-    off = reading.state == "off" and report.contact and reading.off_contact == report.contact
+    off = is_off(reading, report.contact) and status.phase in SILENT_PHASES
     if asks and off and not silence.many and silence.seconds > SUSPECT_SECONDS:
-        at = reading.off_at or now
+        at = reading.off_at if reading is not None and reading.off_at is not None else now
         return EndedBy(by="power", at=at, message=f"the BMC of node {name} said off at {format_time(at)}")
     confirmed = bool(report.contact) and actions.off_confirmed_contact == report.contact
     if asks and confirmed and not silence.is_live and (lapsed or not held):

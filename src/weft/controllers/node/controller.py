@@ -2,9 +2,9 @@
 
 Reads nodes, allocations, and the nodes' leases (their heartbeats); writes node.status and the conditions Ready and, where they are
 not true, Fits (more is allocated than there is: the ratio of overcommitment was lowered, or the node shrank), ConnectionsFit and
-StartsGuests. Woken by nodes and once a second. A node is Ready while its lease lives and it has reported its capacity. A silent one
-is Autonomous for as long as its spec allows, then NotReady. Leases die with the store's process, so after a start every node has a
-full lease's time to send a heartbeat before it counts as lost.
+StartsGuests. Woken by nodes and once a second. A node is Ready while its lease lives and it has reported its capacity, unless its
+machine is known to be off. A silent one is Autonomous for as long as its spec allows, then NotReady. Leases die with the store's
+process, so after a start every node has a full lease's time to send a heartbeat before it counts as lost.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from weft.controllers.loop import Plan
 from weft.controllers.node.cpu_baseline import Cpus
 from weft.controllers.node.quarantine import Evidence, describe_end, describe_quarantine, fold_quarantine
 from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.loss.renewals import SUSPECT_SECONDS, Renewals
 from weft.informer.pool.claims import Claims, list_claims, list_claims_of_node, list_claims_of_volume
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import (
@@ -34,17 +35,17 @@ from weft.kinds.allocation import (
 from weft.kinds.node import (
     NODES_BY_UID,
     NodeActions,
+    NodeMarks,
     NodeReport,
     NodeSpec,
     NodeStatus,
     find_autonomy_end,
     is_quarantined,
 )
+from weft.kinds.parts.node.power import is_off
 from weft.kinds.volume import VOLUMES_BY_HOME, VolumeStatus
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
-from weft.objects.errors import StoreUnavailable
 from weft.objects.quantity import format_bytes, format_cpu, format_time
-from weft.protocol.heartbeat import LEASE_PREFIX
 
 GRACE_SECONDS = 30.0
 CHECK_EVERY_SECONDS = 1.0
@@ -60,10 +61,11 @@ class Nodes:
     kinds = ("node", "allocation", "volume")
 
     def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
+        self._renewals = Renewals(store, clock)
         self._clock = clock
         self._began_at = clock.elapsed()
         self._live: frozenset[str] = frozenset()
+        self._off: frozenset[str] = frozenset()  # whose machines are off, though their leases live
         self._judged_live: frozenset[str] = frozenset()
         self._seen: set[str] = set()  # nodes that have been live since this began
         self._graced = True
@@ -86,12 +88,9 @@ class Nodes:
         return ()
 
     async def observe(self) -> None:
-        """Read which leases live."""
-        try:
-            leases = await self._store.leases(LEASE_PREFIX)
-        except StoreUnavailable:
-            return  # nothing is known, so nothing changes
-        self._live = frozenset(lease.name.removeprefix(LEASE_PREFIX) for lease in leases)
+        """Read which leases live; if that can't be known, nothing changes."""
+        await self._renewals.observe()
+        self._live = self._renewals.live - self._off
         self._seen |= self._live
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
@@ -99,6 +98,8 @@ class Nodes:
         nodes = {key: node for key in keys if (node := view.get(key)) is not None}
         if TICK in keys:
             plan.later[TICK] = CHECK_EVERY_SECONDS
+            self._off = frozenset(uid for uid in self._renewals.list_silent(SUSPECT_SECONDS) if _is_off(view, uid))
+            self._live = self._renewals.live - self._off
             for node in self._find_changed(view):
                 nodes[node.key] = node
             for uid in self._take_unsummed():
@@ -141,6 +142,12 @@ class Nodes:
         if self._graced and node.uid not in self._seen:
             return None
         return False
+
+
+def _is_off(view: View, uid: str) -> bool:
+    """Whether the machine of a node that isn't heard is known to be off: its lease needn't run out."""
+    nodes = view.find(NODES_BY_UID, uid)
+    return any(is_off(one.marks(NodeMarks).power_reading, one.report(NodeReport).contact) for one in nodes)
 
 
 def plan_node(

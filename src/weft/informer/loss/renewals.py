@@ -24,7 +24,7 @@ class Renewals:
         self._store, self._clock = store, clock
         self._began_at = clock.elapsed()
         self._bounds: dict[str, float] = {}  # elapsed seconds, by the node's uid
-        self._live: frozenset[str] = frozenset()
+        self.live: frozenset[str] = frozenset()  # uids of nodes, by the last read
         self._read_at = -math.inf
 
     async def observe(self) -> None:
@@ -38,7 +38,7 @@ class Renewals:
         for lease in leases:
             renewed = after - max(0.0, LEASE_SECONDS - lease.remaining_seconds) + MARGIN_SECONDS
             self._note(lease.name.removeprefix(LEASE_PREFIX), renewed)
-        self._live, self._read_at = frozenset(lease.name.removeprefix(LEASE_PREFIX) for lease in leases), before
+        self.live, self._read_at = frozenset(lease.name.removeprefix(LEASE_PREFIX) for lease in leases), before
 
     def note_report(self, uid: str) -> None:
         """Its report has changed."""
@@ -51,7 +51,7 @@ class Renewals:
 
     def is_live(self, uid: str) -> bool:
         """Whether its lease lives, or may, since the leases can't be read now."""
-        return uid in self._live or self._clock.elapsed() - self._read_at > FRESH_SECONDS
+        return uid in self.live or self._clock.elapsed() - self._read_at > FRESH_SECONDS
 
     def list_silent(self, seconds: float) -> Iterator[str]:
         """The uids of nodes that have been seen, and not heard for so long."""

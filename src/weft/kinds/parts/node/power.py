@@ -43,6 +43,11 @@ class PowerReading(msgspec.Struct, frozen=True, kw_only=True):
     message: Annotated[str, field("What failed; empty: nothing")] = ""
 
 
+def is_off(reading: PowerReading | None, contact: str) -> bool:
+    """Whether a machine was off since its agent took the ``contact`` of its node's report: nothing of that time runs any more."""
+    return reading is not None and reading.state == "off" and bool(contact) and reading.off_contact == contact
+
+
 class PowerInput(msgspec.Struct):
     to: Annotated[PowerOrder, field("status only asks the BMC; cycle is off, then on")] = "status"
     force: Annotated[bool, field("Switch off a node that is ready, whatever runs there")] = False
