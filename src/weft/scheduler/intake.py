@@ -390,6 +390,7 @@ class Intake:
             return self._notice_reported()
         if has_changed(change, _promises_of_node):
             self._offer_promises(change.item.uid)
+            self._offer_lost(change.item.uid)
         if has_changed(change, read_node):
             self._nodes_changed = True
             self.wake.ring()
@@ -448,6 +449,15 @@ class Intake:
             elif spec.lease is not None and spec.lease.end is not None:
                 self._due.update((w.key, w) for w in self._view.find(WORKLOADS_BY_UID, spec.workload.uid))
         self.wake.ring()
+
+    def _offer_lost(self, node_uid: str) -> None:
+        """Queue what was lost with a node: it waits for that one's word only while it is back."""
+        uids = {
+            spec.workload.uid
+            for item in self._view.find(ALLOCATIONS_BY_NODE, node_uid)
+            if is_lost(spec := item.spec(AllocationSpec))
+        }
+        self._offer_all(workload for uid in sorted(uids) for workload in self._view.find(WORKLOADS_BY_UID, uid))
 
     def _offer(self, workload: Item) -> None:
         """Queue a workload if its place or its conditions may change."""

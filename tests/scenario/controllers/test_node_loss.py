@@ -425,3 +425,6 @@ async def test_a_vm_waits_for_what_a_node_that_is_back_reports_of_its_disk(tmp_p
         await lab.pass_time(30.0)
         assert await where(lab, "db") == [("n0", 1, "lost")]
         assert (await lab.status("db")).reason == "nodeReturns"
+        await lab.nodes["n0"].die()  # again, before it has said anything
+        await lab.pass_time(60.0)
+        assert [one[1:] for one in await where(lab, "db")] == [(1, "lost"), (2, "active")]
