@@ -18,13 +18,15 @@ import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from tests.scenario.bmc_lab import MACHINE, PASSWORD, USER, Bmc, run_redfish
 
 from benchmarks.measurement import ROOT, Figure, Measurement
+from weft.client import Client
+from weft.client.context import find_context
 from weft.launch.local.processes import inspect_processes
 
 WEFT = str(Path(sys.executable).parent / "weft")
@@ -99,24 +101,21 @@ def cut_power(bmc: Bmc | None) -> float:
 
 def await_answers(before: dict[str, str], at: float) -> list[float]:
     """Seconds after ``at`` by which each has run a command as another start of it."""
-
-    def answer(name: str) -> float:
-        while time.monotonic() < at + PATIENCE_SECONDS:
-            status = list_guests()[name]
-            if (
-                status["phase"] == "Running"
-                and status["node"] != NODE
-                and status.get("boot_id") not in ("", None, before[name])
-            ):
-                done = subprocess.run([WEFT, "vm", "exec", name, "--", "true"], cwd=ROOT, capture_output=True)
-                if done.returncode == 0:
-                    return time.monotonic() - at
+    took: dict[str, float] = {}
+    with closing(Client(find_context(folder=str(ROOT), environ={}))) as client:
+        while len(took) < len(before):
+            if time.monotonic() > at + PATIENCE_SECONDS:
+                late = min(before.keys() - took)
+                raise SystemExit(f"{late} never answered elsewhere: {weft('describe', f'vm/{late}')}")
+            for vm in client.list("vm", labels=LABEL).items:
+                name, status = vm["name"], vm["status"]
+                again = status.get("boot_id") not in ("", None, before[name]) and status["node"] != NODE
+                if name not in took and status["phase"] == "Running" and again:
+                    weft("vm", "exec", name, "--", "true")
+                    took[name] = time.monotonic() - at
             check_single()
-            time.sleep(1.0)
-        raise SystemExit(f"{name} never answered elsewhere: {weft('describe', f'vm/{name}')}")
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return sorted(pool.map(answer, before))
+            time.sleep(0.5)
+    return sorted(took.values())
 
 
 def check_single() -> None:
