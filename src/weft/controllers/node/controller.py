@@ -30,6 +30,7 @@ from weft.kinds.allocation import (
     AllocationSpec,
     account,
     has_ended_for_good,
+    is_lost,
     is_reservation,
 )
 from weft.kinds.node import (
@@ -306,7 +307,7 @@ def sum_allocations(view: View, node_uid: str, now: float) -> NodeStatus:
         promised_cpu=round(_find_most((begin, end, need.cpu) for begin, end, need in later), 3),
         promised_memory=int(_find_most((begin, end, need.memory) for begin, end, need in later)),
         allocations_later=len(later),
-        allocations=sum(not is_reservation(item) for _, _, item in found),
+        allocations=sum(not (is_reservation(item) or is_lost(spec)) for spec, _, item in found),
     )
 
 
