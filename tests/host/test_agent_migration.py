@@ -43,6 +43,7 @@ async def guest(pair: Pair, verifier: bytes) -> Guest:
     return guest
 
 
+@pytest.mark.long
 async def test_a_guest_moves_there_and_back_with_its_disks_and_goes_on_writing(guest: Guest) -> None:
     boot_id, fill = guest.here.report(guest.web).boot_id, "dd if=/dev/urandom of=/dev/vdb bs=64k count=77"
     read = "echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vdb bs=64k count=77 2>/dev/null | sha256sum"

@@ -134,6 +134,7 @@ async def test_a_full_disk_is_an_error_of_its_own_code_and_the_rest_cant_be_writ
     assert said == "No space left on device" and 30 << 20 <= kept <= 32 << 20 and len(refused) == 6
 
 
+@pytest.mark.parametrize("lab", mark_long(("process", "container"), "container"), indirect=True)
 async def test_prints_without_end_are_slowed_and_bounded(lab: FunctionLab) -> None:
     answer, recipe = await invoke_bad(lab, f"{HANDLER}    while True: print('spam' * 100)\n", seconds=3.0)
     assert answer.error_type == "Function.TimedOut" and len(answer.tail) == 4096 and b"spam" in answer.tail

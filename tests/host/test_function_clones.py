@@ -231,20 +231,14 @@ async def test_the_handler_is_warmed_only_if_that_is_asked_for(lab: FunctionLab)
     assert await say(lab, recipe, "count") == 3
 
 
+@pytest.mark.long  # test_function_bad_code.py shows it of a process
 @pytest.mark.parametrize(
     ("code", "reason", "word"),
     [
         ("import nothing_of_this_name\n", "Runtime.ImportModuleError", "nothing_of_this_name"),
-        pytest.param("def handler(\n", "Runtime.UserCodeSyntaxError", "Syntax error", marks=pytest.mark.long),
-        pytest.param(
-            "import os; print('going'); os._exit(7)\n", "Runtime.ExitError", "exit code 7", marks=pytest.mark.long
-        ),
-        pytest.param(
-            "x = [bytearray(1 << 20) for _ in range(900)]\n",
-            "Function.OutOfMemory",
-            "128 MiB",
-            marks=pytest.mark.long,
-        ),
+        ("def handler(\n", "Runtime.UserCodeSyntaxError", "Syntax error"),
+        ("import os; print('going'); os._exit(7)\n", "Runtime.ExitError", "exit code 7"),
+        ("x = [bytearray(1 << 20) for _ in range(900)]\n", "Function.OutOfMemory", "128 MiB"),
     ],
 )
 async def test_code_that_does_not_come_up_is_told_with_its_own_words(

@@ -164,7 +164,9 @@ def test_it_speaks_tls_with_its_certificate_whose_key_only_root_reads(shop: WebS
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "400"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 40_000 + b"\r\n\r\n", "400"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", "400"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nA: and nothing more", "408"),  # after ten seconds
+        pytest.param(
+            b"GET / HTTP/1.1\r\nHost: x\r\nA: and nothing more", "408", marks=pytest.mark.long
+        ),  # after ten seconds
     ],
 )
 def test_what_is_not_http_is_refused(shop: WebShop, sent: bytes, status: str) -> None:

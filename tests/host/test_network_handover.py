@@ -221,6 +221,7 @@ async def test_connections_opened_on_each_node_outlive_a_guests_ways_over_all_of
         assert tally["gap_ms"] < 3000, (number, what, tally)
 
 
+@pytest.mark.long
 async def test_a_node_that_a_guest_left_takes_up_nothing_that_another_one_began(street: Street) -> None:
     """It is asked for a connection that it doesn't know: to send it out under a name of its own would have it reset."""
     n1, n2, n3 = street.lab.nodes
@@ -250,6 +251,7 @@ async def test_a_node_that_does_not_know_a_connection_neither_resets_it_nor_show
     assert seen.count("counter packets 0 ") == 2, seen
 
 
+@pytest.mark.long
 async def test_what_no_router_knows_is_not_carried_on_for_ever(street: Street) -> None:
     """Even by nodes that ask each other in a ring, as they may for a moment, while one of them has old news."""
     n1, n2, n3 = street.lab.nodes

@@ -51,6 +51,7 @@ async def count(counters: list[Counters]) -> dict[str, float]:
     return found
 
 
+@pytest.mark.long
 async def test_tiny_has_what_people_need(driver: QemuDriver, plan: GuestPlan) -> None:
     await ready(driver, plan)
     assert (

@@ -119,7 +119,8 @@ class TestQemuMoves(MovePromises):
         Path(plan.disks[0].path).unlink()
         lab.plan("mover")
 
-    @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.long)])
+    @pytest.mark.long  # test_agent_migration.py kills agents and machines on the way
+    @pytest.mark.parametrize("stride", [5, 1])
     async def test_a_driver_killed_at_any_step_of_the_hand_over_leaves_one_guest_and_the_next_finishes_it(
         self,
         here: MigratingDriver,

@@ -78,6 +78,7 @@ async def test_what_a_guest_trims_its_disk_gives_back(lab: SnapshotLab) -> None:
     await driver.stop(plan.id, grace_seconds=0)
 
 
+@pytest.mark.long
 async def test_memory_that_is_kept_goes_on_as_the_guest_that_it_was(lab: SnapshotLab, counter: bytes) -> None:
     plan, driver = lab.plan("remembers", disks=2), lab.driver()
     await begin_counting(driver, plan, counter)

@@ -58,6 +58,7 @@ FILL = "for to in /root/data /dev/vdb; do dd if=/dev/urandom of=$to bs=64k count
 READ = "echo 3 > /proc/sys/vm/drop_caches; (cat /root/data; dd if=/dev/vdb bs=64k count=30) 2>/dev/null | sha256sum"
 
 
+@pytest.mark.long
 async def test_a_guest_goes_there_and_back_and_its_disks_stay(guest: Guest) -> None:
     whole, seen = await guest.run("sh", "-c", f"{FILL}; {READ}"), await guest.look()
     inode = (guest.files / f"{VOLUME}.qcow2").stat().st_ino

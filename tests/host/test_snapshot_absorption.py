@@ -285,6 +285,7 @@ async def test_a_snapshot_is_taken_although_a_copy_was_left_that_nobody_follows(
         await lab.close_drivers()
 
 
+@pytest.mark.long
 async def test_a_copy_that_somebody_ended_and_dismissed_does_not_count_as_done(
     lab: GuestLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -315,6 +316,7 @@ async def test_a_copy_that_somebody_ended_and_dismissed_does_not_count_as_done(
         await lab.close_drivers()
 
 
+@pytest.mark.long
 async def test_a_suspended_guest_goes_on_from_its_memory_on_a_shorter_chain(lab: GuestLab) -> None:
     node, driver = SnapshotLab(lab, "asleep"), lab.driver()
     try:

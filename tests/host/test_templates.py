@@ -130,6 +130,7 @@ def test_copies_are_others_share_ram_and_leave_the_template_as_it_was(made: Made
     asyncio.run(go())
 
 
+@pytest.mark.long
 def test_a_copy_is_set_up_grows_suspends_and_boots_as_any_machine(made: Made) -> None:
     spec = AllocationSpec(
         node="n",
