@@ -137,6 +137,7 @@ def test_a_disk_that_fills_is_found_and_its_guest_goes_on_once_there_is_space(cl
         assert "writer" not in cluster.ok("vm", "list")
 
 
+@pytest.mark.long
 def test_a_lossy_link_is_found(cluster: Cluster, gone: Gone) -> None:
     here = cluster.vm("hello")["status"]["node"]
     far = next(name for name in ("n1", "n2", "n3") if name != here)
@@ -161,6 +162,7 @@ def test_a_lossy_link_is_found(cluster: Cluster, gone: Gone) -> None:
     until(lambda: not list_firing(cluster, "link-lossy"))
 
 
+@pytest.mark.long
 def test_an_agent_that_hangs_is_found(cluster: Cluster) -> None:
     agent = find_agent(cluster, "n2")
     os.kill(agent, signal.SIGSTOP)

@@ -187,6 +187,7 @@ def test_a_vm_deleted_while_it_boots_leaves_nothing(cluster: Cluster) -> None:
     no_orphans(cluster)
 
 
+@pytest.mark.long
 def test_a_backup_put_back_under_running_guests_ends_none_and_lists_those_made_since(
     cluster: Cluster, gone: Gone
 ) -> None:

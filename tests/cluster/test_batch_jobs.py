@@ -127,6 +127,7 @@ def test_a_job_that_does_what_it_should_ends_with_zero_and_frees_all_it_took(clu
     assert containers(cluster, "fine") == {}
 
 
+@pytest.mark.long
 def test_at_its_deadline_nothing_of_it_runs_any_more(cluster: Cluster, run: Job) -> None:
     done = run(
         "late", "echo begun; sleep 300", "--array", "0-2", "--job-timeout", "9s"

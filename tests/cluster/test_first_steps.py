@@ -266,6 +266,7 @@ def test_a_deleted_hello_stays_deleted(cluster: Cluster) -> None:
         cluster.ok("vm", "create", "hello", "--image", "tiny", "--memory", "128M")
 
 
+@pytest.mark.long
 def test_a_trace_says_what_a_create_and_a_migration_took_their_time_for(cluster: Cluster, gone: Gone) -> None:
     def read() -> dict[str, str]:
         """The process of each span, by name, of the newest trace."""

@@ -65,6 +65,7 @@ def answers(cluster: Cluster, n: int) -> bool:
     return done.returncode == 0 and json.loads(done.stdout) == n
 
 
+@pytest.mark.long
 def test_a_killed_gateway_counts_what_still_runs_and_serves_again(slow: Cluster) -> None:
     n = next(NUMBERS)
     caller = begin(slow, n, 90.0)
@@ -80,6 +81,7 @@ def test_a_killed_gateway_counts_what_still_runs_and_serves_again(slow: Cluster)
     assert runs(slow, n) == 1
 
 
+@pytest.mark.long
 def test_a_killed_agent_loses_its_invocations_and_their_callers_hear_so(slow: Cluster) -> None:
     n = next(NUMBERS)
     caller = begin(slow, n, 90.0)

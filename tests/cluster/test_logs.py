@@ -96,6 +96,7 @@ def test_logs_are_whole_after_a_killed_agent_and_a_migration(cluster: Cluster, g
         follower.wait()
 
 
+@pytest.mark.long
 def test_a_job_s_tasks_and_a_container_are_asked_for_like_vms(
     cluster: Cluster, registry: str, tmp_path: Path, gone_containers: Callable[[str], str]
 ) -> None:

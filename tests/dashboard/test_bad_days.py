@@ -199,6 +199,7 @@ def test_hostile_words_are_text(open_page: Open, fabric: Fabric, relay: Relay) -
         client.close()
 
 
+@pytest.mark.long
 def test_eight_windows_of_one_browser_keep_what_was_seen_and_go_on_when_the_server_is_back(
     open_page: Open, relay: Relay, fabric: Fabric
 ) -> None:
