@@ -95,6 +95,7 @@ async def _await_leader(fabric: Fabric) -> Part:
     mark_long(
         sorted(WRONG_SERVERS),
         "commit_without_the_fence",
+        "count_what_this_server_has_seen",
         "read_what_this_server_has_seen",
         "send_again_without_a_mark",
     ),

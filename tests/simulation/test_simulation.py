@@ -55,7 +55,7 @@ def test_a_store_that_is_restored_again_and_again_doubles_nothing_either(store: 
         pytest.param("memory", MISFORTUNES, (1, 2), marks=pytest.mark.long),
         ("sqlite", MISFORTUNES, (6,)),
         pytest.param("memory", BEHIND, (1,), marks=pytest.mark.long),
-        ("sqlite", GIVEN_UP, (2,)),
+        pytest.param("sqlite", GIVEN_UP, (2,), marks=pytest.mark.long),
     ],
     ids=["all", "all on a file", "older stores", "nodes given up"],
 )
@@ -155,6 +155,7 @@ def test_every_kind_of_fault_is_met() -> None:
         missing -= run_once(next(seeds), FAULTS).faults.keys()
 
 
+@pytest.mark.long
 def test_another_seed_gives_another_run() -> None:
     assert run_once(6, 60).digest != run_once(7, 60).digest
 

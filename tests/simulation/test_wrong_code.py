@@ -40,6 +40,7 @@ def test_a_lost_try_that_counts_as_a_failure_is_found_out() -> None:
     print(trace.seed, trace.violations[0])
 
 
+@pytest.mark.long
 def test_a_conversion_that_does_not_wait_for_the_other_side_is_found_out() -> None:
     real = controller.read_place
 
@@ -60,7 +61,9 @@ def test_wrong_code_is_found_out(name: str) -> None:
     print(trace.seed, trace.violations[0])
 
 
-@pytest.mark.parametrize("name", sorted(WRONG_MOVES.keys() - SCENES.keys()))
+@pytest.mark.parametrize(
+    "name", mark_long(sorted(WRONG_MOVES.keys() - SCENES.keys()), "run_while_the_guest_is_on_its_way")
+)
 def test_wrong_moves_are_found_out(name: str) -> None:
     with WRONG_MOVES[name]():
         trace = find_violation(lambda seed: run_simulation(seed, 60, weather=MOVING, moves=True), SEEDS)
