@@ -52,6 +52,7 @@ def doctor(context: Path) -> str:
     return subprocess.run([*WEFT, "doctor", "--context", str(context)], capture_output=True, text=True).stdout
 
 
+@pytest.mark.long
 def test_one_server_with_a_full_disk_leaves_the_others_alone_and_comes_back(tmp_path: Path) -> None:
     with small_disk(tmp_path / "s2" / "etcd", "600M") as fill, fabric_in(tmp_path) as fabric:
         fabric.begin()
@@ -75,6 +76,7 @@ def test_one_server_with_a_full_disk_leaves_the_others_alone_and_comes_back(tmp_
         assert tried(lambda: write_large(fabric.client("s2"), 1))
 
 
+@pytest.mark.long
 def test_a_server_whose_own_etcd_has_a_full_disk_names_it_and_goes_on_once_there_is_space(tmp_path: Path) -> None:
     context = tmp_path / "s1" / "context.json"
     with small_disk(tmp_path / "s1" / "etcd", "600M") as fill, fabric_in(tmp_path, "etcd") as fabric:

@@ -94,6 +94,7 @@ def test_a_node_that_starts_while_its_server_is_gone_finds_the_other_and_its_gat
     assert fabric.weft(fabric.second, "vm", "exec", "late", "--", "echo", "here") == "here\n"
 
 
+@pytest.mark.long
 def test_commands_run_through_either_server_and_through_the_other_when_theirs_is_killed(
     fabric: FabricWithNodes,
 ) -> None:

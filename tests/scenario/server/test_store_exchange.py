@@ -229,6 +229,7 @@ def test_an_etcd_of_the_servers_own_runs_while_it_is_needed(tmp_path: Path) -> N
         server.kill()
 
 
+@pytest.mark.long
 def test_a_member_that_a_killed_command_has_begun_is_ended_before_another_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +268,7 @@ def test_a_member_that_a_killed_command_has_begun_is_ended_before_another_begins
 COPYING = ["begin:after", "catch_up:after", "hold_commits:after", "finish:before", "finish:after", "switch:after"]
 
 
-@pytest.mark.parametrize("step", mark_long(COPYING, *COPYING[:4]))
+@pytest.mark.parametrize("step", mark_long(COPYING, *COPYING[:5]))
 def test_a_copying_process_that_is_killed_leaves_one_store_in_force(
     api: ApiProcess, etcd: EtcdServer, step: str
 ) -> None:

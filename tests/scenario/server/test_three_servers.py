@@ -128,6 +128,7 @@ def assert_removed(server: Server) -> None:
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(server.state).encode() in read_bytes(path)]
 
 
+@pytest.mark.long
 def test_a_server_that_runs_is_removed_also_from_two(tmp_path: Path) -> None:
     with fabric_in(tmp_path) as fabric:
         fabric.begin()
@@ -157,6 +158,7 @@ def run_restore(state: Path, file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.long
 def test_a_backup_comes_back_with_one_server_and_the_others_join_it_again(tmp_path: Path) -> None:
     with fabric_in(tmp_path) as fabric:
         fabric.begin()
@@ -221,6 +223,7 @@ def test_a_backup_of_members_in_a_new_folder_says_which_store_it_has_and_how_to_
         assert run_restore(state, file).returncode == 0
 
 
+@pytest.mark.long
 def test_silent_connections_to_a_member_are_logged_once_a_minute(tmp_path: Path) -> None:
     with fabric_in(tmp_path) as fabric:
         fabric.begin()
