@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.long import mark_long
 from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab, World
 from tests.scenario.snapshot_lab import SnapshotNode, join
@@ -698,7 +699,7 @@ async def list_taken(lab: MovingLab, node: SnapshotNode) -> list[str]:
     return [one.name for one in sorted(found, key=lambda one: one.created_at) if one.uid not in gone]
 
 
-@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("restarts", mark_long((False, True), False))
 async def test_a_snapshot_of_a_clock_that_was_ahead_makes_a_schedule_neither_run_wild_nor_rest(
     tmp_path: Path, restarts: bool
 ) -> None:
