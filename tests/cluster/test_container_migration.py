@@ -46,6 +46,7 @@ def volumes(cluster: Cluster, node: str) -> list[str]:
     return [path.suffix for path in (cluster.state / "nodes" / node / "volumes").glob(f"{uid}.raw")]
 
 
+@pytest.mark.long
 def test_a_container_moves_with_its_volume_address_port_and_the_very_image_that_it_ran_with(
     cluster: Cluster, registry: str, gone_containers: Gone, tmp_path: Path, shelf: str
 ) -> None:

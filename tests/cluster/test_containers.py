@@ -92,6 +92,7 @@ def test_a_volume_goes_from_a_container_to_a_vm_and_back_and_survives_kills_and_
     until(lambda: not file.exists())
 
 
+@pytest.mark.long
 def test_a_container_that_is_not_well_is_told_and_ended_if_so_asked(
     cluster: Cluster, registry: str, gone_containers: Gone
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_container_that_is_not_well_is_told_and_ended_if_so_asked(
     assert "Unhealthy" in cluster.ok("container", "events", "ends")
 
 
+@pytest.mark.long
 def test_a_registry_that_asks_who_pulls_is_told_by_a_secret_and_so_is_a_program(
     cluster: Cluster, tmp_path: Path, gone_containers: Gone
 ) -> None:
@@ -145,6 +147,7 @@ def test_a_registry_that_asks_who_pulls_is_told_by_a_secret_and_so_is_a_program(
         cluster.ok("secret", "delete", "app", "regcred", "--yes")
 
 
+@pytest.mark.long
 def test_how_a_container_ends_is_told(cluster: Cluster, registry: str, gone_containers: Gone) -> None:
     image = ["--image", f"{registry}/shop/web:1", "--memory", "32M", "--command", "sh", "--arg", "-c"]
     said = cluster.ok("container", "create", gone_containers("done"), *image, "--arg", "echo so much")

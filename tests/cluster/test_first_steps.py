@@ -108,6 +108,7 @@ def test_four_at_once_and_background_children_do_not_hold_exec(cluster: Cluster)
     cluster.run("vm", "exec", "hello", "--", "killall", "sleep")
 
 
+@pytest.mark.long
 def test_guests_on_different_nodes_reach_each_other_by_name_and_two_networks_do_not(
     cluster: Cluster, gone: Gone
 ) -> None:
@@ -165,6 +166,7 @@ def test_suspend_and_resume_survive_kill_9_of_agent(cluster: Cluster) -> None:
     assert after["boot_id"] == before["boot_id"]
 
 
+@pytest.mark.long
 def test_a_published_port_answers_on_the_machine_and_is_refused_a_second_time(cluster: Cluster, gone: Gone) -> None:
     port = cluster.free_port()
     script = "#!/bin/sh\nmkdir -p /www; echo published > /www/index.html; httpd -p 80 -h /www\n"

@@ -61,6 +61,7 @@ def test_flows_of_a_vm_are_counted_as_its_nic_counts_and_what_its_groups_refuse_
     cluster.ok("securitygroup", "delete", "narrow", "--yes")
 
 
+@pytest.mark.long
 def test_packets_of_a_vm_are_captured_as_a_file_and_as_lines(cluster: Cluster) -> None:
     address = cluster.vm("hello")["status"]["address"]
     words = ("network", "capture", "vm/hello", "--filter", "icmp", "--seconds", "5")

@@ -13,6 +13,7 @@ from weft.client.context import find_context
 pytestmark = pytest.mark.host
 
 
+@pytest.mark.long
 def test_a_guest_asks_the_api_only_while_its_network_opens_it(cluster: Cluster, gone: Callable[[str], str]) -> None:
     port = int(find_context(folder=str(cluster.folder), environ={}).server.rpartition(":")[2])
     underlay = json.loads((cluster.state / "cluster.json").read_text())

@@ -51,6 +51,7 @@ def is_all(measured: list[float]) -> bool:
     return measured[-1] > 0.8 * 4 * 2**20 and len(measured) > 4 and measured[-5] == measured[-1]
 
 
+@pytest.mark.long
 def test_a_guest_moves_with_all_that_it_has_and_goes_on(cluster: Cluster, gone: Gone) -> None:
     port = cluster.free_port()
     cluster.ok("create", "volume", "luggage", "--size", "16M")

@@ -22,6 +22,7 @@ def write(cluster: Cluster, container: str, text: str) -> None:
     cluster.ok("container", "exec", container, "--", "sh", "-c", f"echo {text} > /srv/note; sync")
 
 
+@pytest.mark.long
 def test_a_containers_volume_goes_back_in_place_and_runs_a_second_time_under_another_name(
     cluster: Cluster, registry: str, gone_containers: Gone
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from tests.scenario.controllers_lab import Lab
 
 from weft.controllers.alert.controller import AWAY_SECONDS, KEEP_SILENCE_SECONDS, Unevaluated
@@ -179,6 +180,7 @@ async def test_a_server_without_a_history_says_that_nothing_is_evaluated(tmp_pat
         assert (await read_rule(lab, rule))[0].state == "inactive"
 
 
+@pytest.mark.long
 async def test_a_storm_writes_a_rule_once_and_keeps_it_small(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         evaluator = PlayedEvaluator()

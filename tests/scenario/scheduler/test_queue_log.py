@@ -28,6 +28,7 @@ def read_busy(first: int) -> list[Job]:
     return [msgspec.structs.replace(job, arrival=job.arrival + start) for job in jobs]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not KTH.exists(), reason=f"no job logs in {DATA}: set WEFT_DATA")
 async def test_five_hundred_jobs_start_as_in_the_simulation() -> None:
     jobs = read_busy(1000)

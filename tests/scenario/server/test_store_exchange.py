@@ -173,6 +173,7 @@ def test_a_server_with_all_its_processes_goes_to_an_etcd_and_back_amid_writers(
         server.kill()
 
 
+@pytest.mark.long
 def test_a_lab_becomes_a_fabric_of_two_servers_with_a_member_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
