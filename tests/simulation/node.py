@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.scenario.agent_lab import BUNDLE
 from tests.scenario.container_agent_lab import Store, World
-from tests.simulation.connections import Line, NodeHttp
+from tests.simulation.connections import Faults, Line, NodeHttp
 from tests.simulation.conversions import REGISTRY, SeenContainers
 from tests.simulation.disks import MarkedVolumes
 from tests.simulation.jobs import Tasks
@@ -23,6 +23,7 @@ from weft.agent.server.line import ServerLine
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.api import Client
 from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.guard import GuardDriver
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.fake.driver import FakeOrders
 from weft.drivers.volume.fake.driver import FakeShelf
@@ -57,6 +58,8 @@ class Node:
         self.world.registry |= REGISTRY
         self.layers: FakeLayers | None = None
         self.part: Part | None = None
+        self.guard: GuardDriver | None = None
+        self.faults: Faults = fabric.fate
         self.runtime = self._make_runtime()
 
     @property
@@ -67,7 +70,7 @@ class Node:
         """Be the agent's process, and whatever starts it again when it ends."""
         fabric = self.fabric
         others = fabric.lines[self.name].others if self.name in fabric.lines else []  # its context has them
-        line = Line(fabric.doorways, fabric.fate, self.name, node_uid=self.uid, others=others)
+        line = Line(fabric.doorways, self.faults, self.name, node_uid=self.uid, others=others)
         fabric.lines[self.name] = line
         client = Client.__new__(Client)
         client.project, client._clock = "default", self.clock
@@ -88,7 +91,9 @@ class Node:
         server = ImageServer(client, ServerLine(self.clock, self.uid))
         agent = Agent(
             AgentParts(
-                self.host, server, Runtimes(runtimes), network, volumes, self.clock, wire, container_images=images
+                *(self.host, server, Runtimes(runtimes), network, volumes, self.clock, wire),
+                container_images=images,
+                guard=self.guard,
             )
         )
         await agent.start()

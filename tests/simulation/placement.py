@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources, account
+from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources, account, is_lost
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_part
 
@@ -13,6 +13,7 @@ from weft.objects.envelope import Envelope, decode_part
 def is_one_place(places: list[Envelope]) -> bool:
     """Whether a workload may have these at once: one, or the two sides of a move; and what moves have left for a while."""
     specs = {place.uid: decode_part(place.spec, AllocationSpec) for place in places}
+    places = [place for place in places if not is_lost(specs[place.uid])]
     kept = [p for p in places if p.deleting_since is None or specs[p.uid].lease is None]  # its lease has another place
     left = {p.uid for p in kept if p.deleting_since is None or specs[p.uid].role == "active"}
     targets = [uid for uid in left if specs[uid].role == "target"]

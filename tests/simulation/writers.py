@@ -36,7 +36,7 @@ MAKERS = {
 }
 REMOVERS = {
     "accountingrecord": {"accounting"},
-    "allocation": {"workload"},
+    "allocation": {"workload", "loss"},
     "endpoint": {"addresses", "workload", "garbage"},
     "decision": {"workload", "garbage", "migrations"},
     "migration": {"migrations", "garbage"},
@@ -56,7 +56,7 @@ REMOVERS = {
 SPEC_WRITERS = {
     "device": {"API server", "devices", "device rollouts"},
     "accountingrecord": {"accounting", "scheduler"},
-    "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores", "conversions"},
+    "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores", "conversions", "loss"},
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses", "deployments", "services"},
     "migration": {"API server", "rebalance", "plans ahead"},
@@ -65,6 +65,7 @@ SPEC_WRITERS = {
     "publishedport": {"API server", "conversions", "deployments"},
 }
 STATUS_WRITERS = {
+    "allocation": {"loss"},
     "accountingrecord": {"accounting", "scheduler"},
     "endpoint": {"addresses"},
     "publishedport": {"addresses", "conversions", "deployments", "services"},
