@@ -170,6 +170,7 @@ class StubServer:
         self.superseded: list[str] = []
         self.confirmed: set[str] = set()  # uids of workloads for which this cluster is confirmed as primary
         self.stamp = ""  # the node's newest
+        self.guard_pause = 0.0
         self.refusal: WeftError | None = None
         self.secrets: OpenedSecrets | WeftError = OpenedSecrets()
         self.secrets_read: list[str] = []
@@ -264,6 +265,7 @@ class StubServer:
             gone_networks=[n for n in body.idle_networks if n in self.gone_networks],
             superseded=self.superseded,
             stamps={uid: self.stamp for uid in self.confirmed if self.stamp},
+            guard_pause=self.guard_pause,
         )
 
     def send_image(self, node: str, uid: str, sha256: str, path: Path, stop: threading.Event) -> None:

@@ -7,6 +7,7 @@ are stopped and killed, and which sleep.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -177,6 +178,7 @@ class Story:
     def __init__(self, fabric: Fabric, seed: int) -> None:
         self.fabric, self.losses = fabric, 0
         self._chance = random.Random(f"lost node {seed}")
+        self._pauses = random.Random(f"pauses {seed}")
         self._machines: dict[str, Machine] = {}
         fabric.sides.see_container = lambda node, plan: self._check(node)  # type: ignore[method-assign]
         see = fabric.witness.on_commit
@@ -244,6 +246,10 @@ class Story:
         ends = list[Callable[[], None]]()
         kinds = chance.choice(FAULTS)
         length = chance.choice(LENGTHS) + chance.uniform(-0.5, 0.5)
+        if self._pauses.random() < 0.2:
+            with contextlib.suppress(AssertionError):  # a pause that ends before the former one is refused
+                await ask(fabric, "POST", f"/v1/nodes/{node.name}:guard", {"pause": self._pauses.uniform(60.0, 150.0)})
+            await asyncio.sleep(self._pauses.uniform(0.0, 20.0))
         ends_at = fabric.loop.now + length + 3.0
         for kind in kinds:
             await asyncio.sleep(chance.uniform(0.0, 1.5))

@@ -14,6 +14,7 @@ from weft.objects.quantity import format_duration
 
 RATE_ERROR = 0.01  # of a clock: no machine that keeps time is worse
 SLACK_SECONDS = 1.0
+PAUSE_SLACK_SECONDS = 5.0
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +34,12 @@ CLUSTERS = Timing(renew=5.0, lease=30.0, kill=5.0, watchdog=0.0, promise=38.0)
 # What a node and its servers use. ``lease`` counts from before a report was sent that was answered, ``promise`` from the node's
 # last heartbeat until its guests may be started elsewhere; between two heartbeats lie 8 s.
 NODES = Timing(renew=8.0, lease=45.0, kill=5.0, watchdog=15.0, promise=75.0)
+
+
+def count_pause(seconds: float) -> float:
+    """The seconds of a pause that a node reads of, if its servers count ``seconds`` from now on: less, by the error of both clocks'
+    rates, and by what the servers' own clocks may differ."""
+    return max(0.0, seconds * (1 - 2 * RATE_ERROR) - PAUSE_SLACK_SECONDS)
 
 
 def find_least_promise(timing: Timing) -> float:

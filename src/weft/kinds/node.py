@@ -11,7 +11,7 @@ import msgspec
 from weft.kinds.fields.taint import check_taints
 from weft.kinds.orders import OrderReports
 from weft.kinds.parts.node.columns import NODE_COLUMNS, NodeType, is_drained
-from weft.kinds.parts.node.loss import confirm_off
+from weft.kinds.parts.node.loss import GuardInput, confirm_off, pause_guard
 from weft.kinds.parts.node.power import (
     SWITCHED,
     PowerInput,
@@ -132,6 +132,9 @@ class NodeActions(msgspec.Struct, kw_only=True):
     power_ordered_at: Annotated[float, field("When the last order was given", quantity="moment")] = 0.0
     off_confirmed_contact: Annotated[str, field("The report's contact of when people confirmed that it is off")] = ""
     off_confirmed_at: Annotated[float, field("When they did", quantity="moment")] = 0.0
+    guard_paused_until: Annotated[
+        float, field("Until then no guest ends, or starts elsewhere, because the node isn't heard", quantity="moment")
+    ] = 0.0
 
 
 class NodeMarks(msgspec.Struct, kw_only=True, frozen=True):
@@ -400,6 +403,11 @@ def find_autonomy_end(spec: NodeSpec, status: NodeStatus) -> float | None:
     return lost_at + spec.autonomy_seconds if lost_at is not None and spec.autonomy_seconds else None
 
 
+def find_pause_end(node: Stored) -> float:
+    """When a pause of the node's guard ends (seconds since 1970): only after that is a silence counted. 0.0: it never had one."""
+    return node.actions(NodeActions).guard_paused_until
+
+
 NODES_BY_UID = Index("nodes by uid")
 NODES_BY_ORPHAN = Index("nodes by the workload of an orphan")
 NODES_BY_VOLUME = Index("nodes by volume")
@@ -475,6 +483,13 @@ NODE = Kind(
             "confirm-off",
             "Confirm that a node that sends no heartbeat is off, so that its guests may start elsewhere",
             act=confirm_off,
+            needs="fabric",
+        ),
+        Verb(
+            "guard",
+            "Pause the guard of a node for planned work on its network",
+            input=GuardInput,
+            act=pause_guard,
             needs="fabric",
         ),
     ),

@@ -133,6 +133,9 @@ class ReportAnswer(msgspec.Struct):
     stamps: dict[str, str] = {}  # by uid of its guarded workloads: since when their cluster is known to be primary
     version: str = ""  # of the node's facts that the server has
     gateways: list[str] = []  # HOST:PORT of those of servers that serve, of a fabric that has several
+    guard_pause: float = (
+        0.0  # seconds, from before the report was made, in which no guest ends because the node isn't heard
+    )
     through: int | None = None  # the greatest number of an event that it has for good; None: a server without numbers
 
 

@@ -152,3 +152,23 @@ async def test_a_node_without_a_guard_starts_it_once_confirmed_and_says_that_it_
     async with lab.agent():
         await lab.settle()
         assert not runs(lab, web)
+
+
+async def test_planned_work_puts_the_end_off_by_what_the_servers_said_and_an_agent_that_starts_again_keeps_it(
+    lab: Lab,
+) -> None:
+    web, guard = make_web(), guard_of(lab)
+    lab.server.guard_pause = 600.0
+    async with lab.agent():
+        lab.server.put(web)
+        await until_guarded(lab, web, 1)
+        until = guard.now + 600.0 + NODES.lease
+        await lab.until(lambda: next(iter(guard.held.values())).until == until)
+        lab.server.down = True
+        await lab.settle()
+    async with lab.agent():
+        guard.pass_time(600.0 + NODES.lease - 1)
+        await lab.settle()
+        assert runs(lab, web)
+        guard.pass_time(1.1)
+        await lab.until(lambda: not runs(lab, web))

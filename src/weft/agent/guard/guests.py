@@ -9,6 +9,7 @@ and time.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 
 from msgspec.structs import replace
@@ -34,6 +35,7 @@ from weft.failover.timing import NODES
 from weft.kinds.allocation import ends_if_lost, is_lost
 from weft.objects.errors import WeftError
 from weft.protocol.failover.stamp import write_stamp
+from weft.protocol.report import ReportAnswer
 
 ENDED = "EndedByGuard"
 log = logging.getLogger("weft.agent")
@@ -48,6 +50,7 @@ class GuardedGuests:
         self._wake = Wake(clock)
         self._until: dict[str, float] = {}  # as stamps say, by the guest's id
         self._held: dict[str, Held] = {}  # by the guard, by the same
+        self._paused_until = -math.inf  # as the servers said
         self._shown = set[tuple[str, float]]()  # ends that people can read of
         self._problem, self._troubled = "this node has no guard", ""
         self._words: dict[str, str] = {}  # that were reported
@@ -96,8 +99,11 @@ class GuardedGuests:
             return ""
         return write_stamp(self._guard.boot_id, self._guard.read_time())
 
-    def take_stamps(self, stamps: Mapping[str, str]) -> None:
-        """The server's answer: stamps of this node's, by the workload's uid."""
+    def take_answer(self, answer: ReportAnswer) -> None:
+        """The server's answer: stamps of this node's, and a pause that the servers keep, too."""
+        stamps = answer.stamps
+        if answer.guard_pause:
+            self._paused_until = max(self._paused_until, self._reporter.contact.sent_at + answer.guard_pause)
         if self._guard is not None and stamps:
             now, boot_id = self._guard.read_time(), self._guard.boot_id
             for state in self._table:
@@ -222,4 +228,4 @@ class GuardedGuests:
             contact.is_in_contact if state.checkpoint.orphan else contact.confirms(local.name, asks=not local.deleting)
         ):
             return None
-        return contact.sent_at + NODES.lease
+        return max(contact.sent_at, self._paused_until) + NODES.lease

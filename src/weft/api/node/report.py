@@ -33,9 +33,10 @@ from weft.contracts.store import (
     revision_of,
 )
 from weft.contracts.trace.context import read_ended, read_mark
+from weft.failover.timing import count_pause
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring, list_snapshots_to_take
 from weft.kinds.function import FUNCTION, FunctionSpec, FunctionStatus
-from weft.kinds.node import MOST_DEPARTED, MOST_DEPARTED_CHARACTERS, NodeReport
+from weft.kinds.node import MOST_DEPARTED, MOST_DEPARTED_CHARACTERS, NodeActions, NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
 from weft.objects.identity import Ref, object_key
@@ -92,6 +93,7 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     answer.superseded, answer.stale_volumes = await find_superseded(context, node)
     await keep_disks(context, node, answer.superseded)
     answer.orders = context.orders.find(uid)
+    answer.guard_pause = count_pause(decode_part(node.actions, NodeActions).guard_paused_until - context.clock.now())
     answer.gateways = context.servers.gateways
     if (digest := _read_digest(given.digest)) is not None and digest.stamp:
         answer.stamps = await _find_confirmed(context, uid)

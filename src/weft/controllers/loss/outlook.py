@@ -9,7 +9,7 @@ from weft.failover.timing import NODES
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, ends_if_lost, is_held, is_restoring
-from weft.kinds.node import NODES_BY_POOL, NodeReport, NodeSpec, NodeStatus
+from weft.kinds.node import NODES_BY_POOL, NodeReport, NodeSpec, NodeStatus, find_pause_end
 from weft.kinds.parts.node.loss import ASKS_FIRST, MASS_LOSS
 from weft.kinds.parts.workload import WORKLOADS_BY_UID
 from weft.objects.quantity import format_time
@@ -73,4 +73,5 @@ def find_promise_end(node: Item) -> float:
     """When the guests that a silent node's guard holds have ended there, as far as its status shows (seconds since 1970)."""
     status = node.status(NodeStatus)
     autonomy = node.spec(NodeSpec).autonomy_seconds
-    return (status.lost_at or status.since) + max(PROMISE_SECONDS - LEASE_SECONDS, autonomy)
+    at = (status.lost_at or status.since) + max(PROMISE_SECONDS - LEASE_SECONDS, autonomy)
+    return max(at, find_pause_end(node) + PROMISE_SECONDS)

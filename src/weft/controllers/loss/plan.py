@@ -13,7 +13,7 @@ from weft.controllers.loss.outlook import PROMISE_SECONDS
 from weft.informer.loss.renewals import SUSPECT_SECONDS
 from weft.informer.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec, EndedBy, is_held
-from weft.kinds.node import SILENT_PHASES, NodeActions, NodeMarks, NodeReport, NodeStatus
+from weft.kinds.node import SILENT_PHASES, NodeActions, NodeMarks, NodeReport, NodeStatus, find_pause_end
 from weft.kinds.parts.node.power import is_off
 from weft.objects.quantity import format_duration, format_time
 
@@ -37,7 +37,9 @@ def find_evidence(silence: Silence, place: Item, now: float) -> EndedBy | None:
     reading = node.marks(NodeMarks).power_reading
     spec, name = place.spec(AllocationSpec), node.envelope.name
     held = is_held(spec, place.report(AllocationReport))
-    lapsed = not silence.is_live and silence.seconds >= PROMISE_SECONDS
+    lapsed = (
+        not silence.is_live and silence.seconds >= PROMISE_SECONDS and now >= find_pause_end(node) + PROMISE_SECONDS
+    )
     asks = held or _has_read(place)
     off = is_off(reading, report.contact) and status.phase in SILENT_PHASES
     if asks and off and not silence.many and silence.seconds > SUSPECT_SECONDS:

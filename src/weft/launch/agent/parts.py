@@ -262,7 +262,7 @@ class AgentParts:
             AgentPart(
                 keep=guarded.keep,
                 report=lambda: {"guards": guarded.describe(), "guard": guarded.ability},
-                take_answer=lambda answer: guarded.take_stamps(answer.stamps),
+                take_answer=guarded.take_answer,
                 is_asking=lambda: guarded.are_some,
                 wake=guarded.wake,
             ),
