@@ -23,9 +23,18 @@ def find_shelf() -> str:
 SHELF = find_shelf()
 
 
+def sweep_shelf(shelf: str) -> None:
+    """Remove the folders of processes that were killed: their names have the processes' numbers."""
+    for folder in Path(shelf).glob("weft-*-*"):
+        number = folder.name.split("-")[1]
+        if number.isdigit() and not os.path.exists(f"/proc/{number}"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def tmp_path_factory(request: pytest.FixtureRequest) -> Iterator[pytest.TempPathFactory]:
     """pytest's own, in memory: the folder of a test goes once it has passed, and all others with this process."""
-    with tempfile.TemporaryDirectory(prefix="weft-tests-", dir=SHELF) as folder:
+    sweep_shelf(SHELF)
+    with tempfile.TemporaryDirectory(prefix=f"weft-{os.getpid()}-", dir=SHELF) as folder:
         trace = request.config.trace.get("tmpdir")
         yield pytest.TempPathFactory(Path(folder) / "t", 1, "failed", trace, _ispytest=True)
