@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 
 import msgspec
 import pytest
+from tests.long import mark_long
 from tests.scenario.api_lab import ApiLab
 from tests.scenario.metrics_lab import OwnDatabase, fetch
 from tests.scenario.people.test_people import wait_until
@@ -177,7 +178,7 @@ def test_moments_that_a_killed_database_had_just_taken_are_copied_again(lab: Ser
     assert int(own_counts(lab, 1)["a"]) in range(2, COUNT)
 
 
-@pytest.mark.parametrize("most_bytes", [20_000, 1_000])
+@pytest.mark.parametrize("most_bytes", mark_long([20_000, 1_000], 20_000))
 def test_a_piece_that_is_too_large_is_halved_and_one_moment_that_is_is_left_out(
     lab: Servers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, most_bytes: int
 ) -> None:
@@ -233,7 +234,9 @@ def moments(*at: Any) -> bytes:
     return msgspec.json.encode({"moments": [[one, 1] for one in at], "reached": {}})
 
 
-@pytest.mark.parametrize("kind", ["garbage", "deep", "huge", "endless", "no-samples", "of-other-times"])
+@pytest.mark.parametrize(
+    "kind", mark_long(["garbage", "deep", "huge", "endless", "no-samples", "of-other-times"], "deep", "no-samples")
+)
 def test_a_server_that_answers_what_nobody_may_adds_nothing_and_is_named(lab: Servers, kind: str) -> None:
     lab.record(0)
     head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" if kind == "endless" else b""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.long import mark_long
 from tests.unit.backup.bucket import Bucket, Handler
 from tests.unit.backup.lab import DAY, KEY, Time, load, random_chunks, store
 
@@ -27,7 +28,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "_PAUSES", (0.05, 0.1))
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "locked"])
+@pytest.fixture(params=mark_long([False, True], False), ids=["plain", "locked"])
 def bucket(request: pytest.FixtureRequest) -> Iterator[Bucket]:
     server = Bucket(locks=request.param)
     yield server

@@ -31,7 +31,7 @@ def sweep(lab: Lab, runs: int = 4) -> None:
             other.prune()
 
 
-@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("done", mark_long([False, True], True))
 def test_a_backup_killed_at_any_act_is_whole_or_not_there(tmp_path: Path, done: bool) -> None:
     old, new = random_chunks(18, 1), random_chunks(9, 2) + random_chunks(9, 3)
     at, ended = 1, False
@@ -59,7 +59,7 @@ def test_a_backup_killed_at_any_act_is_whole_or_not_there(tmp_path: Path, done: 
 
 
 @pytest.mark.parametrize("stride", mark_long([2, 1], 1))
-@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("done", mark_long([False, True], True))
 def test_a_clean_up_killed_at_any_act_loses_nothing_and_the_next_ones_finish(
     tmp_path: Path, done: bool, stride: int
 ) -> None:
