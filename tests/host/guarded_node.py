@@ -96,7 +96,7 @@ async def main(host: Host, folder: Path, layers: list[str]) -> None:
     weft.agent.server.line.SHORT_CEILING_SECONDS = LOOK_SECONDS
     weft.agent.guard.plan.START_SECONDS = START_SECONDS
     weft.agent.guard.plan.REVIEW_SECONDS = LOOK_SECONDS
-    weft.agent.guard.guests.NODES = weft.agent.guard.plan.NODES = TIMING
+    weft.agent.agent.NODES = weft.agent.guard.guests.NODES = weft.agent.guard.plan.NODES = TIMING
     clock = SystemClock()
     agent = Agent(
         AgentParts(

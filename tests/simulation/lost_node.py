@@ -178,7 +178,7 @@ class Story:
     def __init__(self, fabric: Fabric, seed: int) -> None:
         self.fabric, self.losses = fabric, 0
         self._chance = random.Random(f"lost node {seed}")
-        self._pauses = random.Random(f"pauses {seed}")
+        self._people = random.Random(f"people {seed}")
         self._machines: dict[str, Machine] = {}
         fabric.sides.see_container = lambda node, plan: self._check(node)  # type: ignore[method-assign]
         see = fabric.witness.on_commit
@@ -246,10 +246,12 @@ class Story:
         ends = list[Callable[[], None]]()
         kinds = chance.choice(FAULTS)
         length = chance.choice(LENGTHS) + chance.uniform(-0.5, 0.5)
-        if self._pauses.random() < 0.2:
+        if self._people.random() < 0.2:
             with contextlib.suppress(AssertionError):  # a pause that ends before the former one is refused
-                await ask(fabric, "POST", f"/v1/nodes/{node.name}:guard", {"pause": self._pauses.uniform(60.0, 150.0)})
-            await asyncio.sleep(self._pauses.uniform(0.0, 20.0))
+                await ask(fabric, "POST", f"/v1/nodes/{node.name}:guard", {"pause": self._people.uniform(60.0, 150.0)})
+            await asyncio.sleep(self._people.uniform(0.0, 20.0))
+        if self._people.random() < 0.4:  # people who are wrong about it, if they are heard
+            fabric._revive(self._confirm_off(node, self._people.uniform(25.0, length + 20.0)), "a wrong word")
         ends_at = fabric.loop.now + length + 3.0
         for kind in kinds:
             await asyncio.sleep(chance.uniform(0.0, 1.5))
@@ -297,6 +299,11 @@ class Story:
                 machine.lose_power()
                 fabric.later(self._chance.uniform(0.5, 60.0), node.start)
         return []
+
+    async def _confirm_off(self, node: Node, after: float) -> None:
+        await asyncio.sleep(after)
+        with contextlib.suppress(AssertionError):  # refused while the node is heard
+            await ask(self.fabric, "POST", f"/v1/nodes/{node.name}:confirm-off", {})
 
     def _restart(self, node: Node) -> None:
         if node.part is not None and not node.part.frozen:

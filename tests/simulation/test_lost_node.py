@@ -45,7 +45,7 @@ def test_a_server_that_begins_and_counts_from_before_is_found_out(monkeypatch: p
 
     monkeypatch.setattr(Renewals, "__init__", begin_early)
     monkeypatch.setattr(Renewals, "note_report", lambda *_: None)
-    expect_two(10)
+    expect_two(43)
 
 
 def test_an_agent_that_starts_what_nobody_has_confirmed_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_an_answer_that_counts_before_the_list_is_found_out(monkeypatch: pytest.
         return contact.sent_at + NODES.lease if contact.is_in_contact else None
 
     monkeypatch.setattr(GuardedGuests, "_find_answered", find)
-    expect_two(0)
+    expect_two(2)
 
 
 def test_a_silence_without_a_new_token_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,4 +69,4 @@ def test_a_silence_without_a_new_token_is_found_out(monkeypatch: pytest.MonkeyPa
 
 def test_a_pause_of_which_only_nodes_know_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "find_pause_end", lambda node: 0.0)
-    expect_two(4)
+    expect_two(1)

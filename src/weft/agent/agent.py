@@ -15,6 +15,7 @@ from weft.agent.server.reporter import HEARTBEAT_SECONDS, Reporter, ReportQuesti
 from weft.agent.tasks import Tasks
 from weft.agent.watches import Change, Listed, Put, ServerWatches
 from weft.contracts.driver.host import Host
+from weft.failover.timing import NODES
 from weft.kinds.allocation import AllocationSpec, is_lost
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_part
@@ -32,6 +33,7 @@ class AgentPart:
     ask: Callable[[], Mapping[str, Any]] = dict
     # Whether the server's next answer may end what it does: then the node reports often.
     is_asking: Callable[[], object] = bool
+    is_renewing: Callable[[], object] = bool  # whether answers put off an end: then it reports a bit more often
     take_answer: Callable[[ReportAnswer], None] = lambda answer: None
     wake: Callable[[], None] = lambda: None  # this node's allocations have changed
     note_contact: Callable[[], None] = lambda: None  # the server hears this node again, after a silence
@@ -117,7 +119,9 @@ class Agent:
     @property
     def longest_silence_seconds(self) -> float:
         """Only the server's answers name what to remove: report often while anything here could be removed."""
-        return SHORT_SILENCE_SECONDS if any(part.is_asking() for part in self._list) else HEARTBEAT_SECONDS
+        if any(part.is_asking() for part in self._list):
+            return SHORT_SILENCE_SECONDS
+        return NODES.renew if any(part.is_renewing() for part in self._list) else HEARTBEAT_SECONDS
 
     def make_question(self) -> ReportQuestion:
         return ReportQuestion(**_join(part.ask() for part in self._list))

@@ -32,8 +32,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 CLUSTERS = Timing(renew=5.0, lease=30.0, kill=5.0, watchdog=0.0, promise=38.0)
 
 # What a node and its servers use. ``lease`` counts from before a report was sent that was answered, ``promise`` from the node's
-# last heartbeat until its guests may be started elsewhere; between two heartbeats lie 8 s.
-NODES = Timing(renew=8.0, lease=45.0, kill=5.0, watchdog=15.0, promise=75.0)
+# last heartbeat until its guests may be started elsewhere.
+NODES = Timing(renew=5.0, lease=45.0, kill=5.0, watchdog=15.0, promise=75.0)
 
 
 def count_pause(seconds: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from tests.scenario.agent.test_agent_guard import MadeGuard, guard_of
 from tests.scenario.agent_lab import Lab, change, make_allocation
 
@@ -17,6 +18,7 @@ from weft.objects.envelope import Envelope
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     for name in ("weft.agent.agent.HEARTBEAT_SECONDS", "weft.agent.guard.plan.REVIEW_SECONDS"):
         monkeypatch.setattr(name, 0.1)
+    monkeypatch.setattr("weft.agent.agent.NODES", replace(NODES, renew=0.1))
     lab = Lab(tmp_path)
     lab.guard = MadeGuard(lab)
     return lab

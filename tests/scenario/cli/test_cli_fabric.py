@@ -543,6 +543,9 @@ def test_labels_volumes_and_cordons_change_what_is_there(fabric: Fabric) -> None
     assert listed(fabric, "node", "get", "n1", "n2")[1]["actions"]["cordon_reason"] == "disk swap"
     assert "Cordoned" in fabric.weft("node", "list").out
     assert fabric.weft("uncordon", "n2").code == 0
+    assert fabric.weft("node", "guard", "n1", "n2", "--pause", "10m").code == 0
+    shorter = fabric.weft("node", "guard", "n1", "--pause", "1m")
+    assert shorter.code != 0 and "can't be shortened" in shorter.err
     assert fabric.weft("vm", "delete", "box", "--yes").code == 0
     assert fabric.weft("volume", "delete", "data", "--yes").code == 0
 

@@ -89,6 +89,11 @@ class GuardedGuests:
         return self._guard is not None and any(state.local.spec.guard for state in self._table)
 
     @property
+    def end_if_lost(self) -> bool:
+        """Whether any does."""
+        return any(ends_if_lost(state.local.spec) for state in self._table)
+
+    @property
     def ability(self) -> str:
         """The node's report of the ability to guard: yes, or why guests can't be guarded here."""
         return self._problem or "yes"

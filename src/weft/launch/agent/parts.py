@@ -264,6 +264,7 @@ class AgentParts:
                 report=lambda: {"guards": guarded.describe(), "guard": guarded.ability},
                 take_answer=guarded.take_answer,
                 is_asking=lambda: guarded.are_some,
+                is_renewing=lambda: guarded.end_if_lost,
                 wake=guarded.wake,
             ),
             AgentPart(keep=self._spans.keep if self._spans is not None else None),
