@@ -24,6 +24,7 @@ from tests.warm.snapshots import lay_out
 from weft.images.parts import AGENT, compile_program
 
 ARCHITECTURE = "tests/architecture"  # its files read the same source: at one worker each module is parsed once
+DASHBOARD = "tests/dashboard"  # its files share a fabric and a browser: each worker that has some of them starts both
 CLUSTER = "tests/cluster"
 # Files of tests/cluster by the cluster that they use, those of the first are left out: each has a third of the time that all take.
 CLUSTERS = {
@@ -43,7 +44,15 @@ from weft.images.recipes import ensure_bundle
 for name in ("python3-11", "debian-12"):
     ensure_bundle(name, pathlib.Path(sys.argv[1]), print)
 """
-LONGEST_FIRST = (CLUSTER, "tests/simulation", "tests/host", "tests/conformance", "tests/placement", "tests/scenario")
+LONGEST_FIRST = (
+    CLUSTER,
+    DASHBOARD,
+    "tests/simulation",
+    "tests/host",
+    "tests/conformance",
+    "tests/placement",
+    "tests/scenario",
+)
 
 # A suite that draws anew each time fails on the day nobody changed anything; new draws belong to the long runs.
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=examples(100))
@@ -54,8 +63,9 @@ class LongestFirst(LoadFileScheduling):
     """The files that use a cluster go to three workers, each of which makes one: one alone would be the last at work."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(ARCHITECTURE):
-            return ARCHITECTURE
+        for folder in (ARCHITECTURE, DASHBOARD):
+            if nodeid.startswith(folder):
+                return folder
         return name_cluster(nodeid) or str(super()._split_scope(nodeid))
 
 
