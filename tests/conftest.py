@@ -30,7 +30,7 @@ CLUSTER = "tests/cluster"
 CLUSTERS = {
     "second": (
         *("bad_days", "batch_jobs", "container_migration", "conversion", "debian", "department"),
-        *("on_etcd", "three_tier"),
+        *("on_etcd", "readme", "three_servers", "three_tier"),
     ),
     "third": (
         *("backups", "function", "microvm", "preemption", "resize", "snapshot", "twin"),
