@@ -423,6 +423,11 @@ def has_nothing_to_migrate(spec: AllocationSpec, report: AllocationReport) -> bo
     return has_ended_for_good(spec, report) or (failed and spec.container is not None)
 
 
+def _render_state(obj: Any) -> str:
+    ended_by = (obj.get("status") or {}).get("ended_by")
+    return f"lost ({ended_by['by']})" if ended_by else str((obj.get("report") or {}).get("state") or "pending")
+
+
 def _workload(obj: Any) -> str:
     ref = obj["spec"]["workload"]
     return f"{ref['kind']}/{ref['name']}"
@@ -525,7 +530,7 @@ ALLOCATION = Kind(
             Column("NODE", text("spec.node")),
             Column("INCARNATION", text("spec.incarnation"), align="right"),
             Column("DESIRED", text("spec.desired")),
-            Column("STATE", text("report.state", "pending")),
+            Column("STATE", _render_state),
             AGE,
         ),
     ),

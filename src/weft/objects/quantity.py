@@ -175,10 +175,10 @@ def format_moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def format_time(seconds: float) -> str:
-    """``2026-12-24 22:00 UTC``: the form of times in notes, conditions and refusals. The command line shows them by the local
-    clock."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+def format_time(moment: float, *, seconds: bool = False) -> str:
+    """``2026-12-24 22:00 UTC``, with ``seconds`` ``2026-12-24 22:00:05 UTC``: the form of times in notes, conditions and refusals.
+    The command line shows them by the local clock."""
+    return datetime.fromtimestamp(moment, UTC).strftime(f"%Y-%m-%d %H:%M{':%S' if seconds else ''} UTC")
 
 
 def format_duration(seconds: float) -> str:

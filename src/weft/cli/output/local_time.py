@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import parse_duration
 
-_IN_UTC = re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d UTC\b")
+_IN_UTC = re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)? UTC\b")
 
 
 def read_moment(text: str, now: float, what: str = "time") -> float:
@@ -64,7 +64,9 @@ def localize(text: str) -> str:
 
 
 def _render_match(match: re.Match[str]) -> str:
+    form = f"%Y-%m-%d %H:%M{':%S' if match[1] else ''} UTC"
     try:
-        return render_time(datetime.strptime(match[0], "%Y-%m-%d %H:%M UTC").replace(tzinfo=UTC).timestamp())
+        at = datetime.strptime(match[0], form).replace(tzinfo=UTC).timestamp()
+        return render_time(at, seconds=bool(match[1]))
     except (ValueError, OverflowError):
         return match[0]

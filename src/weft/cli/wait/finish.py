@@ -47,9 +47,10 @@ _DONE = {
     "undo": "undo requested",
     "run-alone": "runs alone, and is automatic no more: weft replication set NAME --automatic turns that on again",
     "take-back": "taken back",
+    "confirm-off": "confirmed as off: what its guard holds starts elsewhere once its time is over, the rest now",
     "reclaim": "goes on here: make sure that it never runs at the other cluster",
 }
-_DONE_OF = {("volume", "reclaim"): "is an ordinary volume now"}
+_DONE_OF = {("volume", "reclaim"): "is an ordinary volume now", ("node", "guard"): "guard paused"}
 _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node
 
 

@@ -66,7 +66,7 @@ def describe_outlook(view: View, node: Item, place: Item) -> str:
     if not is_held(spec, place.report(AllocationReport)):
         return f"it restarts elsewhere once the node is known to be off: weft node confirm-off {name}"
     at = find_promise_end(node)
-    return f"it restarts elsewhere at {format_time(at)} if the node isn't heard of before"
+    return f"it restarts elsewhere at {format_time(at, seconds=True)} if the node isn't heard of before"
 
 
 def find_promise_end(node: Item) -> float:

@@ -29,6 +29,7 @@ def test_notes_refusals_and_tables_have_one_form_of_times_by_the_local_clock(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert localize(SAID) == HERE
+    assert localize("restarts at 2026-11-24 23:30:05 UTC if") == "restarts at 2026-11-25 00:30:05 CET if"
     assert HERE in draw_table(make_columns("NAME", "NOTE~"), [["web", SAID]])
     complain(Unplaceable("vm/web is refused: " + SAID, hint=SAID), "table", False)
     assert capsys.readouterr().err.count(HERE) == 2
