@@ -36,6 +36,11 @@ CLUSTERS = Timing(renew=5.0, lease=30.0, kill=5.0, watchdog=0.0, promise=38.0)
 NODES = Timing(renew=5.0, lease=45.0, kill=5.0, watchdog=15.0, promise=75.0)
 
 
+def stretch(seconds: float) -> float:
+    """The seconds after which a server may count on a node's clock having counted ``seconds``."""
+    return seconds * (1 + 2 * RATE_ERROR)
+
+
 def count_pause(seconds: float) -> float:
     """The seconds of a pause that a node reads of, if its servers count ``seconds`` from now on: less, by the error of both clocks'
     rates, and by what the servers' own clocks may differ."""

@@ -195,6 +195,9 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     guard: Literal["", "begin", "hold"] = ""
     # Odd: its guard ends it once its node's heartbeats are confirmed no more. Even: it doesn't. Each change makes it grow.
     loss_guard: int = 0
+    loss_after: float = (
+        0.0  # seconds by which that is later, on a node with autonomy; each change makes ``loss_guard`` grow
+    )
     # Uids of its workload's lost allocations, newest first, with whose root disk, in its own pool, it goes on if that is there.
     continues: list[str] = []
     replicated: bool = False  # a copy of it may have been promoted at another cluster while this node was away
@@ -280,9 +283,13 @@ def needs_guard(spec: AllocationSpec) -> bool:
     return spec.guard == "hold" or ends_if_lost(spec)
 
 
-def set_loss_guard(spec: AllocationSpec, *, on: bool) -> AllocationSpec:
-    """``spec`` with its guard of lost nodes switched."""
-    return spec if ends_if_lost(spec) == on else msgspec.structs.replace(spec, loss_guard=spec.loss_guard + 1)
+def set_loss_guard(spec: AllocationSpec, *, on: bool, after: float) -> AllocationSpec:
+    """``spec`` with its guard of lost nodes switched; ``after``: its node's autonomy, in seconds."""
+    after = after if on else 0.0
+    if (ends_if_lost(spec), spec.loss_after) == (on, after):
+        return spec
+    number = spec.loss_guard + (1 if ends_if_lost(spec) != on else 2)
+    return msgspec.structs.replace(spec, loss_guard=number, loss_after=after)
 
 
 def is_current(spec: AllocationSpec, report: AllocationReport) -> bool:

@@ -58,7 +58,7 @@ async def test_it_ends_in_time_and_starts_after_the_servers_know_of_the_silence(
         lab.server.down = False
         await lab.until(lambda: runs(lab, web))
         assert lab.server.node_report.contact != token
-    assert "had not confirmed this node's heartbeats for 45 s" in next(
+    assert "had not confirmed this node's heartbeats for 45s" in next(
         event.message for event in lab.server.events if event.reason == "EndedByGuard"
     )
 
@@ -174,3 +174,23 @@ async def test_planned_work_puts_the_end_off_by_what_the_servers_said_and_an_age
         assert runs(lab, web)
         guard.pass_time(1.1)
         await lab.until(lambda: not runs(lab, web))
+
+
+async def test_on_a_node_with_autonomy_it_ends_so_much_later_and_a_shorter_one_is_reported_once_the_guard_has_it(
+    lab: Lab,
+) -> None:
+    web, guard = make_web(loss_after=3600.0), guard_of(lab)
+    async with lab.agent():
+        lab.server.put(web)
+        await until_guarded(lab, web, 1)
+        await lab.until(lambda: next(iter(guard.held.values())).until == guard.now + 3600.0 + NODES.lease)
+        lab.server.put(web := change(web, loss_guard=3, loss_after=60.0))
+        await until_guarded(lab, web, 3)
+        assert next(iter(guard.held.values())).until == guard.now + 60.0 + NODES.lease
+        lab.server.put(change(web, loss_guard=5, loss_after=3600.0))
+        await until_guarded(lab, web, 5)
+        lab.server.down = True
+        await lab.settle()
+        guard.pass_time(3600.0)
+        await lab.settle()
+        assert runs(lab, web)

@@ -220,6 +220,7 @@ class GuardedGuests:
             was_held=checkpoint.held,
             ends_if_lost=ends_if_lost(local.spec),
             was_guarded=checkpoint.guarded == local.spec.loss_guard,
+            lease=NODES.lease + local.spec.loss_after,
             answered_until=self._find_answered(state),
         )
 
@@ -233,4 +234,4 @@ class GuardedGuests:
             contact.is_in_contact if state.checkpoint.orphan else contact.confirms(local.name, asks=not local.deleting)
         ):
             return None
-        return max(contact.sent_at, self._paused_until) + NODES.lease
+        return max(contact.sent_at, self._paused_until) + NODES.lease + local.spec.loss_after

@@ -9,6 +9,7 @@ import msgspec
 
 from weft.contracts.guard import Held
 from weft.failover.timing import CLUSTERS, NODES
+from weft.objects.quantity import format_duration
 from weft.protocol.failover.guarded import HELD, READY
 from weft.protocol.failover.stamp import read_stamp
 
@@ -30,9 +31,8 @@ class GuardedGuest(msgspec.Struct, frozen=True):
     was_held: bool = False  # the guard has held it here before, so its replica may have been told to take over
     ends_if_lost: bool = False
     was_guarded: bool = False  # the guard has held it for that, so the servers may count on it
-    answered_until: float | None = (
-        None  # so long it may run by the newest report that was answered; None: none counts now
-    )
+    lease: float = NODES.lease  # how long it may run from an answered report on
+    answered_until: float | None = None  # by the newest one; None: none counts now
 
 
 class GuardPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +108,7 @@ def _lasts(until: float | None, now: float) -> bool:
 def explain_end(guest: GuardedGuest, confirmed: float | None) -> str:
     """Why the guard has ended it."""
     if guest.ends_if_lost and (guest.mode != "hold" or (confirmed or 0.0) > (guest.answered_until or 0.0)):
-        return f"the servers had not confirmed this node's heartbeats for {NODES.lease:.0f} s"
+        return f"the servers had not confirmed this node's heartbeats for {format_duration(guest.lease)}"
     return "neither the witness nor the other cluster confirmed in time that this cluster is primary for it"
 
 

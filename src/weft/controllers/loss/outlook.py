@@ -5,7 +5,7 @@ For the controller that frees them, and for all that people read of it.
 
 from __future__ import annotations
 
-from weft.failover.timing import NODES
+from weft.failover.timing import NODES, stretch
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, ends_if_lost, is_held, is_restoring
@@ -73,5 +73,5 @@ def find_promise_end(node: Item) -> float:
     """When the guests that a silent node's guard holds have ended there, as far as its status shows (seconds since 1970)."""
     status = node.status(NodeStatus)
     autonomy = node.spec(NodeSpec).autonomy_seconds
-    at = (status.lost_at or status.since) + max(PROMISE_SECONDS - LEASE_SECONDS, autonomy)
+    at = (status.lost_at or status.since) + PROMISE_SECONDS - LEASE_SECONDS + stretch(autonomy)
     return max(at, find_pause_end(node) + PROMISE_SECONDS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.controllers.loss.outlook import PROMISE_SECONDS
+from weft.failover.timing import stretch
 from weft.informer.loss.renewals import SUSPECT_SECONDS
 from weft.informer.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec, EndedBy, is_held
@@ -38,7 +39,9 @@ def find_evidence(silence: Silence, place: Item, now: float) -> EndedBy | None:
     spec, name = place.spec(AllocationSpec), node.envelope.name
     held = is_held(spec, place.report(AllocationReport))
     lapsed = (
-        not silence.is_live and silence.seconds >= PROMISE_SECONDS and now >= find_pause_end(node) + PROMISE_SECONDS
+        not silence.is_live
+        and silence.seconds >= PROMISE_SECONDS + stretch(spec.loss_after)
+        and now >= find_pause_end(node) + PROMISE_SECONDS
     )
     asks = held or _has_read(place)
     off = is_off(reading, report.contact) and status.phase in SILENT_PHASES

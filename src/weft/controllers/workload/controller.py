@@ -57,7 +57,7 @@ from weft.kinds.conversion import is_under_way as is_converting
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec
 from weft.kinds.fields.lease import WARN_SECONDS, AllocatedLease, LeaseRequest
 from weft.kinds.migration import MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus, is_under_way, workload_key
-from weft.kinds.node import NODES_BY_ORPHAN, NODES_BY_UID, NodeReport, NodeStatus, read_orphan
+from weft.kinds.node import NODES_BY_ORPHAN, NODES_BY_UID, NodeReport, NodeSpec, NodeStatus, read_orphan
 from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
 from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadMarks, WorkloadStatus
@@ -212,7 +212,10 @@ def follow_spec(view: View, workload: Item, spec: AllocationSpec, *, rests: bool
     """An allocation's spec with what people may change while it lives; one that ``rests``, stopped as desired, releases the
     volumes and networks that its workload doesn't name any more."""
     workload_spec = spec_of(workload)
-    spec = set_loss_guard(spec, on=workload_spec.on_node_loss == "restart")
+    autonomy = max(
+        [node.spec(NodeSpec).autonomy_seconds for node in view.find(NODES_BY_UID, spec.node_uid)], default=0.0
+    )
+    spec = set_loss_guard(spec, on=workload_spec.on_node_loss == "restart", after=autonomy)
     named, joined = record_of(workload).volumes(workload_spec), networks_of(workload_spec.networks)
     return msgspec.structs.replace(
         set_desired(pass_on_starts(spec, workload), workload_spec.run),
@@ -441,7 +444,8 @@ def _workloads(view: View, uid: str) -> list[str]:
 
 
 def _state_of_node(node: Item) -> object:
-    return node.uid, node.status(NodeStatus).phase, (found := node.envelope.condition("GuestsGoOn")) and found.reason
+    reason = (found := node.envelope.condition("GuestsGoOn")) and found.reason
+    return node.uid, node.status(NodeStatus).phase, reason, node.spec(NodeSpec).autonomy_seconds
 
 
 def _touched(view: View, change: Changed) -> list[str]:

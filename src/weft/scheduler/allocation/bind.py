@@ -31,7 +31,7 @@ from weft.kinds.allocation import (
 from weft.kinds.arrival import FROM_UID
 from weft.kinds.decision import DECISION, DecisionSpec
 from weft.kinds.endpoint import EndpointStatus
-from weft.kinds.node import NodeReport, NodeStatus, pool_id
+from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, pool_id
 from weft.kinds.parts.workload import WorkloadMarks
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
@@ -228,7 +228,7 @@ def _make_allocation(
         origin=candidate.begins.origin if candidate.begins is not None else None,
         **record.allocate(workload_spec, workload.marks(WorkloadMarks)),
     )
-    spec = set_loss_guard(spec, on=workload_spec.on_node_loss == "restart")
+    spec = set_loss_guard(spec, on=workload_spec.on_node_loss == "restart", after=node.spec(NodeSpec).autonomy_seconds)
     return make_allocation(workload, pass_on_starts(spec, workload), uid, now)
 
 

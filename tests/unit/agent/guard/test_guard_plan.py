@@ -165,7 +165,7 @@ def test_where_no_guard_is_only_the_servers_word_lets_it_start() -> None:
 
 
 def test_people_read_which_reason_ended_it() -> None:
-    assert explain_end(make_lost(50.0), None) == "the servers had not confirmed this node's heartbeats for 45 s"
+    assert explain_end(make_lost(50.0), None) == "the servers had not confirmed this node's heartbeats for 45s"
     assert "heartbeats" in explain_end(make_lost(50.0, mode="hold"), 60.0)
     assert "witness" in explain_end(make_lost(50.0, mode="hold"), 40.0)
     assert "witness" in explain_end(HELD_ONE, 40.0)
