@@ -23,10 +23,10 @@ def test_a_reserved_vm_is_ready_at_its_start_with_its_clock_right_and_ends_by_it
     cluster: Cluster, gone: Gone
 ) -> None:
     name = gone("lecture")
-    cluster.ok("vm", "create", name, *SMALL, "--start", "12s", "--duration", "10s", "--detach")
+    cluster.ok("vm", "create", name, *SMALL, "--start", "12s", "--duration", "6s", "--detach")
     until(lambda: lease_of(cluster, name)["state"] == "Preparing")  # less than a minute ahead: it boots now
     (item,) = [one for one in cluster.json("lease", "list")["items"] if one["name"] == name]
-    assert item["spec"]["duration"] == 10.0 and item["spec"]["start"]
+    assert item["spec"]["duration"] == 6.0 and item["spec"]["start"]
     (entry,) = [one for one in cluster.json("calendar")["entries"] if one["workload"] == f"vm/{name}"]
     assert entry["kind"] == "reservation" and entry["start"] == item["spec"]["start"] and entry["project"] == "default"
     start = float(str(cluster.vm(name)["spec"]["lease"]["start"]))

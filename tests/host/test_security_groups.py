@@ -281,7 +281,8 @@ async def test_nothing_gets_around_a_filter(street: Street) -> None:
         assert a.attempt("busybox", "ping6", "-c", "1", "-W", "1", "-I", "eth0", six).returncode != 0
         await street.n1.ensure_filters([])
         # Several: what asked for the neighbour before was refused, and the kernel asks again only a second later.
-        assert a.attempt("busybox", "ping6", "-c", "8", "-W", "2", "-I", "eth0", six).returncode == 0
+        asks = ("busybox", "ping6", "-c", "1", "-W", "2", "-I", "eth0", six)
+        assert any(a.attempt(*asks).returncode == 0 for _ in range(8))
     finally:
         b.run("ip", "addr", "del", "10.20.0.77/24", "dev", "eth0")
         a.run("ip", "neigh", "del", "10.20.0.77", "dev", "eth0")

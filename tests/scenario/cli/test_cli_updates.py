@@ -91,6 +91,7 @@ def test_what_a_file_would_drop_is_refused_and_leaves_nothing_half_done(fabric: 
     assert fabric.weft("get", "deployment/cat").code == 3
 
 
+@pytest.mark.long
 def test_flags_of_the_strategy_stay_for_later_updates_and_a_live_migration_is_this_updates_own(fabric: Fabric) -> None:
     assert fabric.weft("vm", "create", "dog", "--config", write(fabric)).code == 0
     for cpu, flags, stays in (("0.2", ["--live-migrate", "--rollback-on-failure"], True), ("0.3", [], False)):
@@ -110,6 +111,7 @@ def test_a_version_that_fits_nowhere_beside_the_vm_is_refused_before_that_stops(
     assert fabric.weft("vm", "delete", "big", "--yes").code == 0
 
 
+@pytest.mark.long
 def test_a_deletion_of_the_deployment_names_what_stays_and_leaves_the_vm_that_people_named(fabric: Fabric) -> None:
     assert fabric.weft("vm", "create", "old", "--config", write(fabric)).code == 0
     deploy = ["vm", "deploy", "fresh", "--config", write(fabric, user_data=NEW), "--parallel-to", "old"]
