@@ -49,7 +49,7 @@ def find_evidence(silence: Silence, place: Item, now: float) -> EndedBy | None:
         at = reading.off_at if reading is not None and reading.off_at is not None else now
         return EndedBy(by="power", at=at, message=f"the BMC of node {name} said off at {format_time(at)}")
     confirmed = bool(report.contact) and actions.off_confirmed_contact == report.contact
-    if asks and confirmed and not silence.is_live and (lapsed or not held):
+    if asks and confirmed and lapsed:  # then it is safe also if they are wrong, and a guard holds it
         at = actions.off_confirmed_at
         return EndedBy(by="person", at=at, message=f"people confirmed at {format_time(at)} that node {name} is off")
     if held and lapsed and not silence.many and status.phase == "NotReady":
