@@ -19,7 +19,7 @@ from weft.drivers.runtime.oci.kata.driver import KataDriver
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.record import ContainerRecord, write_record
 from weft.drivers.runtime.qemu.driver import QemuDriver
-from weft.launch.agent.drivers import load_isolated
+from weft.launch.agent.drivers import load_drivers, load_isolated
 from weft.launch.agent.options import read_container_runtime, read_isolated_runtime
 from weft.launch.local import init
 from weft.launch.local.fabric import containerd_socket, prepare_containerd
@@ -48,12 +48,24 @@ def test_what_shares_the_node_s_kernel_is_no_runtime_of_machines(text: str) -> N
         read_isolated_runtime(text)
 
 
-async def test_what_another_runtime_left_is_cared_for_by_it(tmp_path: Path) -> None:
-    places = {"state_dir": str(tmp_path / "state"), "run_dir": str(tmp_path / "run")}
+def make_host(folder: Path) -> Host:
+    places = {"state_dir": str(folder / "state"), "run_dir": str(folder / "run")}
     capacity = Capacity(cpu=1, memory_bytes=1 << 30, disk_bytes=1 << 30)
-    host = Host(
+    return Host(
         "n1", "u", **places, link_prefix="w", underlay_address="::1", underlay_link="lo", cgroup="w", capacity=capacity
     )
+
+
+@pytest.mark.parametrize(("runtime", "containers"), [("fake", "crun"), ("fake", "none")])
+def test_a_node_has_a_guard_where_a_guest_is_real(tmp_path: Path, runtime: str, containers: str) -> None:
+    options = argparse.Namespace(
+        runtime=runtime, container_runtime=containers, network="fake", volume="fake", pool=[], plain_registry=[]
+    )
+    assert (load_drivers(options, make_host(tmp_path), SystemClock()).guard is not None) == (containers == "crun")
+
+
+async def test_what_another_runtime_left_is_cared_for_by_it(tmp_path: Path) -> None:
+    host = make_host(tmp_path)
 
     def load(text: str) -> tuple[RuntimeDriver[Any], RuntimeDriver[Any]]:
         told = argparse.Namespace(isolated_runtime=text, microvm_dir=tmp_path)

@@ -36,7 +36,7 @@ NETWORKS = {
     "fake": "weft.drivers.network.fake.driver:FakeNetwork",
 }
 PROXIES = {"bridge": "weft.drivers.proxy.haproxy.driver:HaproxyDriver"}  # by the network driver
-GUARDS = {"qemu": "weft.drivers.guard.driver:GuestGuard"}  # by the runtime driver
+GUARD = "weft.drivers.guard.driver:GuestGuard"  # where guests are real: of QEMU, or containers
 VOLUMES = {
     "directory": "weft.drivers.volume.directory.driver:DirectoryVolumes",
     "fake": "weft.drivers.volume.fake.driver:FakeVolumes",
@@ -79,7 +79,7 @@ def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drive
         {name: _load_pool(host, clock, name, place) for name, place in read_pools(options.pool)},
         images,
         _load(PROXIES[options.network], host, clock) if options.network in PROXIES else None,
-        _load(GUARDS[options.runtime], host, clock) if options.runtime in GUARDS else None,
+        _load(GUARD, host, clock) if options.runtime == "qemu" or "container" in drivers else None,
     )
 
 
