@@ -3,7 +3,7 @@
 It lets guests run until the time that it was given for each, by CLOCK_BOOTTIME, which counts a suspended machine's sleep, too; then
 it ends all that is in their control groups. It is two processes: one serves, and the other begins a new one when that is killed or
 stopped; the one that serves does the same for the other, if that is killed. What it holds is in ``FOLDER/guard.json``, from which a
-new one goes on. It ends once it holds nothing.
+new one goes on. It ends once it holds nothing, or nobody can start again what it has ended, since its folder is gone.
 
 Requests come by ``FOLDER/guard.sock``, one in a packet: see ``holds.read_request``. The answer has all that it holds, without
 groups, or ``problem``. Imports the standard library only: it starts in a moment, and takes a few megabytes.
@@ -92,7 +92,7 @@ class Guard:
         try:
             while os.getppid() == watcher:
                 self._end_due()
-                if self._has_begun and not self._holds:
+                if (self._has_begun and not self._holds) or self._is_forgotten():
                     return False
                 self._alarm.set(find_next(self._holds, _now()))
                 if self._listener.fileno() in [descriptor for descriptor, _ in poll.poll()]:
@@ -107,6 +107,12 @@ class Guard:
                 self._holds = note_ended(self._holds, name, _now())
                 with contextlib.suppress(OSError):
                     self._write(self._holds)
+
+    def _is_forgotten(self) -> bool:
+        """Whether its folder is gone, and with it the agent's, and all that it held has ended."""
+        if os.path.isdir(os.path.dirname(self._file)):
+            return False
+        return all(one.until <= _now() and not any(map(_list_pids, one.groups)) for one in self._holds.values())
 
     def _answer(self) -> None:
         with contextlib.suppress(OSError):

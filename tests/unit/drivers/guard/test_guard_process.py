@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,3 +193,14 @@ async def test_both_processes_take_little_memory(place: Place) -> None:
         sizes.append(next(int(line.split()[1]) for line in lines if line.startswith("Pss:")))
     assert len(sizes) == 2
     assert sum(sizes) < 20_000, sizes
+
+
+async def test_it_ends_once_its_folder_is_gone_and_all_that_it_held_has_ended(place: Place) -> None:
+    guest = place.start("guest")
+    await place.guard.renew({"guest": soon(place.guard, 1.0)})
+    wait(lambda: len(place.find_guards()) == 2, "there are not two of them")
+    shutil.rmtree(place.folder / "guard")
+    wait(lambda: guest.poll() is not None, "it was not ended")
+    guest.wait()
+    shutil.rmtree(place.folder / "groups")  # as its control group is
+    wait(lambda: not place.find_guards(), "it stays for ever")
