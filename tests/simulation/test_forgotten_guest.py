@@ -348,6 +348,7 @@ def test_a_guest_whose_node_was_given_up_in_a_lost_history_is_kept_and_goes_with
             lambda: [place.node for place in places(fabric, "books")] == [later[0].node], "the later is taken up"
         )
         await until(lambda: _orphans(fabric, here(fabric)), "the first one is told")
+        await until(lambda: phase(fabric, "books") == "Running", "its node has reported on it")
         await ask(fabric, "POST", f"{VMS}/books:restart", {})
         await asyncio.sleep(10.0)
         assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations

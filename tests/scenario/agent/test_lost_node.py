@@ -88,6 +88,7 @@ def test_a_vm_of_a_machine_that_is_off_goes_on_within_seconds_and_the_node_retur
         assert len(list((tmp_path / "san").rglob("*.qcow2"))) == 1 and runs_on(fabric, "n2")
 
 
+@pytest.mark.long  # the guard's whole time
 def test_a_person_confirms_that_a_node_is_off_while_a_server_dies_too(fabric: Fabric) -> None:
     make_vm(fabric)
     said = fabric.weft("node", "confirm-off", "n1")

@@ -75,6 +75,7 @@ QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
     *("coordinate", "cost", "cpu", "job_timeout", "decision_ms", "duration", "duration_factor", "duration_ratio", "free"),
     *("duration_seconds", "gpu_share", "gpus", "grace", "grace_seconds", "imbalance", "interval", "keep_alive", "largest_free"),
+    *("loss_after",),
     *("latency_ms", "bandwidth_mbps", "for"),
     *("alarm", "boot_seconds", "dominant_share", "elsewhere_seconds", "entitled_share", "every", "keep", "progress"),
     *("transfer_seconds", "age_seconds", "rpo"),
