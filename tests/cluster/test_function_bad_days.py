@@ -65,7 +65,6 @@ def answers(cluster: Cluster, n: int) -> bool:
     return done.returncode == 0 and json.loads(done.stdout) == n
 
 
-@pytest.mark.long
 def test_a_killed_gateway_counts_what_still_runs_and_serves_again(slow: Cluster) -> None:
     n = next(NUMBERS)
     caller = begin(slow, n, 90.0)

@@ -13,7 +13,6 @@ from weft.client.context import find_context
 pytestmark = pytest.mark.host
 
 
-@pytest.mark.long
 def test_a_guest_asks_the_api_only_while_its_network_opens_it(cluster: Cluster, gone: Callable[[str], str]) -> None:
     port = int(find_context(folder=str(cluster.folder), environ={}).server.rpartition(":")[2])
     underlay = json.loads((cluster.state / "cluster.json").read_text())
@@ -24,7 +23,7 @@ def test_a_guest_asks_the_api_only_while_its_network_opens_it(cluster: Cluster, 
     def says(*places: tuple[str, int]) -> list[str]:
         """Whether each is open, asked all at the same time: nothing answers for one that is closed."""
         asks = [
-            f"{{ nc -w 3 {host} {at} </dev/null >/dev/null 2>&1 && echo {number} open || echo {number} closed; }} &"
+            f"{{ nc -w 1 {host} {at} </dev/null >/dev/null 2>&1 && echo {number} open || echo {number} closed; }} &"
             for number, (host, at) in enumerate(places)
         ]
         said = cluster.ok("vm", "exec", "inside", "--", "sh", "-c", " ".join([*asks, "wait"]))
