@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # Where this is set, each process of a run compiles again what was changed since make install, and each worker all of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install install-tests inspect up down images fmt check unit affected test coverage mutants bench soak lock
+.PHONY: help install install-tests inspect up down images deb fmt check unit affected test coverage mutants bench soak lock
 
 help:
 	@echo "make up       install what is missing, start a three-node cluster here, boot a VM in it"
@@ -19,6 +19,7 @@ help:
 	@echo "make down     end that cluster and remove everything it made (keeps .weft/cache)"
 	@echo "make images   the agent's container images for amd64, arm64 and riscv64, as an OCI layout in dist/agent"
 	@echo "              (ARCHITECTURES='arm64': only for these)"
+	@echo "make deb      the Debian packages weft-client, weft-agent and weft-server in dist/"
 	@echo "make install  Debian packages and .venv only"
 	@echo "make fmt      put every file into form, and mend what the linter can"
 	@echo "make check    form, lint, types, walls and unit tests: within a minute"
@@ -57,6 +58,9 @@ down:
 
 images: install
 	@.venv/bin/python -m weft.images.node --out dist/agent $(addprefix --architecture=,$(ARCHITECTURES))
+
+deb: install
+	@.venv/bin/python -m tools.packages.build dist
 
 fmt: install
 	@.venv/bin/ruff check -q --fix . || true

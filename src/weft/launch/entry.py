@@ -23,6 +23,8 @@ PROCESSES: dict[str, tuple[str, list[str]]] = {
     "policykit": ("weft.launch.placement.policykit", []),
     "init": ("weft.launch.local.init", ["weft", "init"]),
 }
+# Those whose packages are another extra of weft's than ``server``; the command line needs none.
+EXTRAS = {"agent": "agent", "edge": "edge"}
 # Processes that hold hundreds of thousands of objects, none of them in cycles, spend more than half of their start on garbage
 # collection: they collect seldom.
 HOLD_MUCH = ("server", "simulate")
@@ -50,6 +52,8 @@ def main() -> None:
             code = importlib.import_module("weft.cli.command.exit_codes").INTERRUPTED
         _flush()
         os._exit(code)  # nothing is left to do: the interpreter's shutdown would keep a person waiting
+    if not os.path.exists(os.path.join(os.path.dirname(__file__), "process")):
+        sys.exit(_run_package(argv))
     if argv[0] in STAY:
         importlib.import_module("weft.launch.process.limits").bound_free_memory(reads_tls=argv[0] in ANSWER)
     if argv[0] in HOLD_MUCH:
@@ -60,6 +64,13 @@ def main() -> None:
             code = importlib.import_module(module).main([*before, *argv[1:]])
         except SystemExit as end:  # of argparse, which has printed help
             code = end.code
+        except ModuleNotFoundError as missing:
+            package, _, _ = str(missing.name).partition(".")
+            if package in ("", "weft"):
+                raise
+            print(f"error: weft {argv[0]} needs the Python package {package}, which isn't installed", file=sys.stderr)
+            print(f"pip install 'weft[{EXTRAS.get(argv[0], 'server')}]'", file=sys.stderr)
+            code = importlib.import_module("weft.cli.command.exit_codes").ERROR
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -68,6 +79,17 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = importlib.import_module("weft.cli.command.exit_codes").SIGPIPE
     sys.exit(code)
+
+
+def _run_package(argv: list[str]) -> int:
+    """Become the process: the package weft-client has the command line alone, and weft-server and weft-agent lie beside it."""
+    name = "agent" if argv[0] in EXTRAS else "server"
+    program = os.path.join(os.path.dirname(sys.prefix), name, "bin", "weft")
+    if os.path.exists(program):
+        os.execv(program, [program, *argv])
+    print(f"error: weft {argv[0]} isn't installed on this machine", file=sys.stderr)
+    print(f"install the package weft-{name}", file=sys.stderr)
+    return 1
 
 
 def _names_objects(argv: list[str]) -> bool:

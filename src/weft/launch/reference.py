@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from weft.launch.agent import configuration as agent
@@ -40,6 +41,19 @@ _PROCESSES: tuple[tuple[Program, argparse.ArgumentParser, str, str], ...] = (
 def write_page() -> str:
     parts = [_HEAD, *(_write(*process) for process in _PROCESSES)]
     return "\n".join(parts)
+
+
+def write_file(process: str) -> str:
+    """The file with the settings of ``weft server`` or ``weft agent``, each a comment with its meaning."""
+    program, parser, _, _ = next(one for one in _PROCESSES if one[0].command == f"weft {process}")
+    lines = [f"# Settings of {program.command}; man weft-{process} has the rules. It reads this file when it starts."]
+    for action in parser._actions:
+        if action.option_strings and action.dest not in ("help", "show_config", *program.not_in_file):
+            sample = "true" if action.nargs == 0 else action.metavar if isinstance(action.metavar, str) else "…"
+            value = f"[{sample}]" if isinstance(action, argparse._AppendAction) else sample
+            lines += ["", *(f"# {line}" for line in textwrap.wrap((action.help or "").replace("%%", "%"), 100))]
+            lines.append(f"#{action.dest}: {value}")
+    return "\n".join(lines) + "\n"
 
 
 def _write(program: Program, parser: argparse.ArgumentParser, file: str, shown_by: str) -> str:

@@ -45,8 +45,10 @@ def killed(monkeypatch: pytest.MonkeyPatch, module: Any, step: str, words: list[
         gc.disable()  # else threads are waited for that only the parent has
         signal.alarm(60)
         monkeypatch.setattr(module, step, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-        main(words)
-        os._exit(0)
+        try:
+            main(words)
+        finally:
+            os._exit(0)  # also if it fails: else it would go on with the parent's tests
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 

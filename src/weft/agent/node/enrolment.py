@@ -63,6 +63,11 @@ def read_enrolment(state_dir: Path) -> Enrolment:
         raise InvalidInput(f"{path} can't be read: {problem}") from problem
 
 
+def list_joined(folder: Path) -> list[str]:
+    """The nodes that have joined in folders of their names below ``folder``."""
+    return sorted(file.parent.name for file in folder.glob(f"*/{FILE}"))
+
+
 def make_context(state_dir: Path, enrolment: Enrolment) -> Context:
     """The client context with which this node calls its server."""
     return Context(

@@ -108,12 +108,23 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
             session.notify(f"valid for {format_age(ends - session.clock.now())}")
         return
     context = session.client.context
-    address = server or context.server
+    address = server or _find_server(session)
     node = f" --node {given['node']}" if given["node"] else ""
     print(f"weft agent join {address} --token {made['secret']} --ca-sha256 {hash_ca(context.ca)}{node}")
     session.notify(f"valid once, for {life}; run it on the new node")
     if server is None and address.startswith(LOOPBACK):
         session.notify("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")
+
+
+def _find_server(session: Session) -> str:
+    """The server's address as other machines reach it: the context of people on its own machine has one that only this reaches."""
+    own = session.client.context.server
+    shown = (
+        [str(one["status"]["address"]) for one in session.client.list("server").items]
+        if own.startswith(LOOPBACK)
+        else []
+    )
+    return next((address for address in shown if address and not address.startswith(LOOPBACK)), own)
 
 
 def _show_server_join(session: Session, server: str | None, secret: str, life: str | None) -> None:
@@ -122,7 +133,7 @@ def _show_server_join(session: Session, server: str | None, secret: str, life: s
     taken, member = {one["name"] for one in servers}, any(one["marks"]["member"] for one in servers)
     ready = [one["status"]["address"] for one in servers if one["status"]["phase"] == "Ready"]
     is_gone = len(servers) > 1 and context.server not in ready  # of several, each says where others reach it
-    address = server or (ready[0] if is_gone and ready else context.server)
+    address = server or (ready[0] if is_gone and ready else _find_server(session))
     name = next(name for number in itertools.count(2) if (name := f"s{number}") not in taken)
     print(
         f"weft server join {address} --token {secret} --ca-sha256 {hash_ca(context.ca)} --server {name}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from weft.agent.node.enrolment import default_node_name, read_enrolment
+from weft.agent.node.enrolment import default_node_name, list_joined, read_enrolment
 from weft.launch.agent.options import STATE, make_agent_parser
 from weft.launch.agent.places import check_places
 from weft.launch.process.settings import (
@@ -35,7 +35,18 @@ _INFERENCE = "ai_inference"
 def parse_agent(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> argparse.Namespace:
     """The settings that an agent runs with. Raises InvalidInput for a variable or a line that can't be; argparse ends the process
     for such a flag."""
-    options, settings = _read(make_agent_parser(), argv, environ)
+    parser = make_agent_parser()
+    joined = list_joined(STATE)
+    _make_optional(parser, joined[0] if len(joined) == 1 else "")
+    options, settings = _read(parser, argv, environ)
+    if not options.node and settings["state"].origin == "default":
+        raise InvalidInput(
+            f"which node? {', '.join(joined[:5])} have joined here" if joined else f"no node has joined in {STATE}",
+            field="node",
+            hint=f"weft agent {joined[0]}"
+            if joined
+            else "weft token create --join prints the command that joins this machine",
+        )
     for name, setting in settings.items():
         setattr(options, name, setting.value)
     return options
@@ -45,9 +56,7 @@ def show_configuration(argv: Sequence[str], environ: Mapping[str, str] = os.envi
     """``weft agent config [NODE] [--show-origin] [-o json] [FLAG…]``: the settings that the agent would run with."""
     parser = make_agent_parser()
     parser.prog, parser.description = "weft agent config", "Show the settings that a node's agent runs with."
-    for action in parser._actions:
-        if action.dest == "node":
-            action.nargs, action.default = "?", default_node_name()
+    _make_optional(parser, default_node_name())
     options, settings = _read(parser, argv, environ, add_show(parser))
     try:
         read_enrolment(Path(settings["state"].value))
@@ -57,6 +66,12 @@ def show_configuration(argv: Sequence[str], environ: Mapping[str, str] = os.envi
         print(f"note: {problem.message}", file=sys.stderr)
     show_settings(settings, out, show_origin=options.show_origin, output=options.output)
     return 0
+
+
+def _make_optional(parser: argparse.ArgumentParser, node: str) -> None:
+    for action in parser._actions:
+        if action.dest == "node":
+            action.nargs, action.default = "?", node
 
 
 def _read(

@@ -30,6 +30,7 @@ from weft.agent.node.enrolment import (
     join,
     keep_gateways,
     keep_servers,
+    list_joined,
     make_context,
     needs_renewal,
     read_enrolment,
@@ -57,14 +58,16 @@ from weft.drivers.linux.syscalls import is_clock_synchronized
 from weft.launch.agent.configuration import parse_agent, show_configuration
 from weft.launch.agent.drivers import FUNCTIONS, LOCAL_FUNCTIONS, load_class, load_drivers
 from weft.launch.agent.host import make_host
-from weft.launch.agent.options import parse_join
+from weft.launch.agent.options import STATE, parse_join
 from weft.launch.agent.parts import AgentParts
 from weft.launch.agent.places import SOCKET, offers_functions, read_metrics_place
+from weft.launch.process.service import has_service, start_service
 from weft.objects.errors import InUse, InvalidInput, WeftError
 
 RENEWAL_SECONDS = 6 * 3600.0
 TIME_SECONDS = 10.0  # between two looks at whether the clock is right
 TLS_BYTES = 64 << 10  # that each of its connections keeps to read into; by itself asyncio takes 256 KiB
+SERVICE = "weft-agent"
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -100,7 +103,14 @@ def _join(options: argparse.Namespace) -> int:
         options.state.absolute(), options.server, token.strip(), options.ca_sha256, options.node, options.address or ""
     )
     print(f"node {enrolment.node} has joined {enrolment.server}")
-    print(f"start its agent: weft agent {enrolment.node} --state {options.state.absolute()}")
+    if (
+        options.state.absolute() == STATE / enrolment.node
+        and list_joined(STATE) == [enrolment.node]
+        and has_service(SERVICE)
+    ):
+        start_service(SERVICE)
+    else:
+        print(f"start its agent: weft agent {enrolment.node} --state {options.state.absolute()}")
     return 0
 
 
@@ -108,7 +118,7 @@ def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     state: Path = options.state.absolute()
     enrolment = read_enrolment(state)
-    if enrolment.node != options.node:
+    if options.node not in ("", enrolment.node):
         raise InvalidInput(
             f"{state} belongs to node {enrolment.node}, not {options.node}",
             field="node",

@@ -25,7 +25,18 @@ from weft.launch.process.address import (
     take_source,
 )
 from weft.launch.process.amounts import Parser, count, duration, percent, size
-from weft.launch.process.settings import CONFIG, Program, Settings, add_show, find_settings, locate, show_settings
+from weft.launch.process.settings import (
+    CONFIG,
+    Program,
+    Setting,
+    Settings,
+    add_show,
+    find_settings,
+    locate,
+    show_settings,
+)
+from weft.launch.server.membership.address import FILE as FILE_OF_ADDRESS
+from weft.launch.server.membership.address import list_places
 from weft.launch.server.metrics import PROGRAM, require_program
 from weft.launch.server.traces import LOCAL, NO_TRACES
 from weft.launch.store.engine import OWN_ETCDS, WORDS, find_endpoints, is_remembered, recall_store
@@ -317,6 +328,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     """The settings of ``weft server``; its three processes get the same ones. Raises InvalidInput or Unavailable; argparse ends the
     process for a wrong flag."""
     options, settings = find_settings(SETTINGS, make_parser(), argv, environ)
+    _place(settings)
     for name, setting in settings.items():
         setattr(options, name, setting.value)
     if options.state is None:
@@ -344,6 +356,14 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     if options.log_otlp:
         _check("log_otlp", settings, lambda: read_collector(options.log_otlp, "--log-otlp"))
     return options
+
+
+def _place(settings: Settings) -> None:
+    """Have a server listen at the address that it was given when its folder was made, where nothing else says otherwise."""
+    state = settings["state"].value
+    for name, places in (list_places(Path(state)) if state is not None else {}).items():
+        if settings[name].origin == "default":
+            settings[name] = Setting(places, ",".join(places), f"file {Path(state) / FILE_OF_ADDRESS}")
 
 
 def _list_unused(options: argparse.Namespace, settings: Settings) -> list[str]:
@@ -379,6 +399,7 @@ def show_configuration(argv: Sequence[str], environ: Mapping[str, str] = os.envi
     parser = make_parser()
     parser.prog, parser.description = "weft server config", "Show the settings that the server runs with."
     options, settings = find_settings(SETTINGS, parser, argv, environ, add_show(parser))
+    _place(settings)
     show_settings(settings, out, show_origin=options.show_origin, output=options.output)
     return 0
 

@@ -13,16 +13,19 @@ from pathlib import Path
 import msgspec
 
 import weft
+from weft.agent.node.facts import find_own_address
 from weft.client.answer import ClientAnswer, raise_problem
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.client.small_file import read_small
-from weft.client.tls import fetch_ca
-from weft.launch.process.address import take_server
+from weft.client.tls import fetch_ca, split_server
+from weft.launch.process.address import take_host, take_server
 from weft.launch.process.amounts import Parser
+from weft.launch.process.service import has_service, start_service
+from weft.launch.server.membership.address import keep_address
 from weft.launch.server.membership.folder import new_folder, refuse_foreign
 from weft.launch.server.membership.identity import keep_identity
-from weft.launch.server.membership.init import add_member, name_start
+from weft.launch.server.membership.init import SERVICE, STATE, add_member, name_start
 from weft.launch.server.membership.keys import KEPT, write_keys
 from weft.launch.server.unfinished import FILE as UNFINISHED
 from weft.launch.server.unfinished import note_begun, note_finished
@@ -48,9 +51,16 @@ def main(argv: Sequence[str]) -> int:
     """Join, and say how to start the server; the exit status. Raises WeftError."""
     options = parse_join(argv)
     state: Path = options.state.absolute()
+    address = options.address or (options.member.host if options.member is not None else "")
+    address = address or find_own_address(*split_server(options.server_url))
     name = join(state, options.server_url, _read_token(options), options.ca_sha256, options.server, options.member)
+    if address:
+        keep_address(state, address)
     print(f"server {name} has joined {options.server_url}")
-    print(f"start it: {name_start(state)}")
+    if state == STATE and has_service(SERVICE):
+        start_service(SERVICE)
+    else:
+        print(f"start it: {name_start(state)}")
     if options.member is not None and (warning := warn_of_even(len(read_member(state).others) + 1)):
         print(f"warning: {warning}", file=sys.stderr)
     return 0
@@ -68,8 +78,13 @@ def parse_join(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--ca-sha256", required=True, metavar="HEX", help="SHA-256 digest of the server's CA certificate"
     )
-    parser.add_argument("--state", required=True, type=Path, help="folder for the new server's data")
+    parser.add_argument("--state", default=STATE, type=Path, help=f"folder for the new server's data (default {STATE})")
     parser.add_argument("--server", required=True, metavar="NAME", help="the new server's name, like s2")
+    parser.add_argument(
+        "--address",
+        type=take_host,
+        help="address of this machine that the others reach (default: that of --member, or on the route to URL)",
+    )
     add_member(parser, required=False)
     return parser.parse_args(argv)
 
