@@ -38,7 +38,7 @@ from weft.launch.agent.parts import AgentParts
 from weft.objects.errors import Unavailable, WeftError
 from weft.protocol.report import ReportAnswer, ReportBody
 
-TIMING = Timing(renew=0.8, lease=4.5, kill=0.5, watchdog=0.0, promise=7.5)
+TIMING = Timing(renew=0.8, lease=4.5, kill=0.5, promise=7.5)
 CONTACT_SECONDS, START_SECONDS, LOOK_SECONDS = 2.5, 0.3, 0.5
 
 

@@ -4,12 +4,14 @@ they were listed anew. With times a tenth as long as in use."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import shutil
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -29,6 +31,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("crun") is None, reason="needs root and crun"),
 ]
 MOST_SECONDS = TIMING.lease + TIMING.kill + 1.0  # of a machine that others use, too
+
+FAULTS = ("cut", "agent stands still", "agent is killed", "guard stands still")
 
 
 class Node:
@@ -185,3 +189,57 @@ async def test_it_ends_in_time_whatever_is_stopped_or_killed(node: Node) -> None
     finally:
         for pid in guards:
             os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(20))
+async def test_it_never_runs_once_it_may_have_started_elsewhere_in_whatever_order_faults_come(
+    node: Node, seed: int
+) -> None:
+    chance, outlived = random.Random(seed), list[float]()
+    web = node.put("web", loss_guard=1)
+    await node.until_guarded(web)
+
+    async def watch() -> None:
+        while True:  # a server counts the promise from the last report that it answered
+            now = read_boot_time()
+            if node.find(web) and (silence := now - node.answered_at) > TIMING.promise:
+                outlived.append(silence)
+            await asyncio.sleep(0.05)
+
+    watching = asyncio.create_task(watch())
+    for _ in range(3):
+        ends = [await begin(node, kind, chance) for kind in chance.sample(FAULTS, chance.choice((1, 1, 2)))]
+        await asyncio.sleep(chance.choice((TIMING.lease - 1.0, TIMING.lease + 1.0, TIMING.promise + 1.0)))
+        chance.shuffle(ends)
+        for end in ends:
+            await end()
+            await asyncio.sleep(chance.choice((0.0, 0.5, 2.0)))
+        await node.until_guarded(web)
+    assert not watching.done(), watching.exception()
+    watching.cancel()
+    assert outlived == []
+
+
+async def begin(node: Node, kind: str, chance: random.Random) -> Callable[[], Awaitable[None]]:
+    """Let it begin; what ends it."""
+    if kind == "cut":
+        node.cut()
+    elif kind == "agent is killed":
+        await node.kill()
+    stopped = [node.process.pid] if kind == "agent stands still" else []
+    if kind == "guard stands still":
+        stopped = [chance.choice(find_guards(node.lab.host.run_dir))]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+
+    async def end() -> None:
+        if kind == "cut":
+            node.join()
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):  # the other one has replaced it, or its agent was killed
+                os.kill(pid, signal.SIGCONT)
+        if node.process.returncode is not None:
+            await node.start()
+
+    return end

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import msgspec
 
+MOST_GUESTS = 1000  # that a guard holds
+
 
 class Held(msgspec.Struct, frozen=True):
     """The hold of one guest."""

@@ -23,17 +23,16 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     renew: float = 2.0  # between two renewals
     lease: float = 20.0  # from before a renewal was sent: the primary's guests may run as long
     kill: float = 5.0  # from the end of the lease until no guest runs any more
-    watchdog: float = 10.0  # until the hardware's watchdog ends a node on which nothing was killed; 0: there is none
     promise: float = 38.0  # from when a voter answers
 
 
-# What two clusters and their witness use. No node has a watchdog: one whose kernel is stuck writes nothing, and its guard is the
-# first to run after that.
-CLUSTERS = Timing(renew=5.0, lease=30.0, kill=5.0, watchdog=0.0, promise=38.0)
+# No time is left for a watchdog, which no node has: one whose kernel is stuck writes nothing, and its guard is the first to run
+# after that. What two clusters and their witness use:
+CLUSTERS = Timing(renew=5.0, lease=30.0, kill=5.0, promise=38.0)
 
 # What a node and its servers use. ``lease`` counts from before a report was sent that was answered, ``promise`` from the node's
 # last heartbeat until its guests may be started elsewhere.
-NODES = Timing(renew=5.0, lease=45.0, kill=5.0, watchdog=15.0, promise=75.0)
+NODES = Timing(renew=5.0, lease=45.0, kill=5.0, promise=60.0)
 
 
 def stretch(seconds: float) -> float:
@@ -49,12 +48,12 @@ def count_pause(seconds: float) -> float:
 
 def find_least_promise(timing: Timing) -> float:
     """Seconds that a promise must last, so that no guest of a lapsed primary runs when it ends."""
-    return (timing.lease + timing.kill + timing.watchdog) * (1 + 2 * RATE_ERROR) + SLACK_SECONDS
+    return (timing.lease + timing.kill) * (1 + 2 * RATE_ERROR) + SLACK_SECONDS
 
 
 def check_timing(timing: Timing) -> None:
     """Raises InvalidInput, which names the field."""
-    if min(timing.renew, timing.lease, timing.kill) <= 0 or timing.watchdog < 0:
+    if min(timing.renew, timing.lease, timing.kill) <= 0:
         raise InvalidInput("renew, lease and kill must be longer than 0", field="lease", hint="give them in seconds")
     if timing.renew * 4 > timing.lease:
         raise InvalidInput(

@@ -44,6 +44,7 @@ from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import field, suggest, words
 
+KEEPS_VOLUMES = "kept-volumes"  # capability: and volumes of it that went on elsewhere from an earlier state
 KEEPS_DISKS = "kept-disks"  # capability: of a guest that was placed elsewhere while it was away, it keeps the root disk
 OVERCOMMITTED = ("cpu", "memory", "disk")
 # Names with a meaning in expressions about nodes; a declared resource of that name would hide it.
@@ -487,9 +488,10 @@ NODE = Kind(
         ),
         Verb(
             "guard",
-            "Pause the guard of a node for planned work on its network",
+            "Pause the guard of nodes, or of all, for planned work on the network",
             input=GuardInput,
             act=pause_guard,
+            of_all=True,
             needs="fabric",
         ),
     ),

@@ -148,6 +148,7 @@ class Verb(msgspec.Struct, frozen=True):
     # Of the object and the input: the permissions in its project that it takes beside its own, each with what it is for.
     rights: Callable[[Object, Any], Iterable[tuple[str, str]]] | None = None
     needs: str = ""  # the right of built-in roles that may (objects/roles.py); "": nobody may
+    of_all: bool = False  # people who give no name mean all objects of the kind
     says: Callable[[Any], str] | None = None  # of the input, what its event says beside the verb; nothing secret
 
     @property

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
+import msgspec
 from tests.scenario.controllers_lab import Lab
 
 from weft.contracts.power import PowerState
 from weft.controllers.power.controller import SWITCH_SECONDS
-from weft.kinds.node import NodeMarks
-from weft.kinds.parts.node.power import BmcAddress, PowerReading
+from weft.kinds.node import NodeMarks, NodeReport
+from weft.kinds.parts.node.power import BmcAddress, PowerReading, is_off
 from weft.objects.envelope import decode_part, merge_part
 from weft.objects.errors import Unavailable
 
@@ -108,6 +109,34 @@ async def test_a_bmc_that_died_with_its_node_is_no_off_and_is_asked_again(tmp_pa
         bmc.is_dead = False
         await lab.pass_time(301.0)
         assert (await read(lab)).state == "on" and bmc.switched == []
+
+
+async def test_a_bmc_that_says_off_of_a_node_that_is_heard_is_not_believed(tmp_path: Path) -> None:
+    """One of another machine, by a wrong address: guests that run would start elsewhere once a heartbeat is late."""
+    async with machine_of_n1(tmp_path) as (lab, bmc):
+
+        async def is_believed() -> bool:
+            node = await lab.get("/node/-/n1")
+            assert node is not None
+            contact, found = decode_part(node.report, NodeReport).contact or "c", await read(lab)
+            return is_off(msgspec.structs.replace(found, off_contact=contact), contact, "redfish://bmc")
+
+        bmc.state = "off"
+        await lab.pass_time(310.0)
+        assert (await read(lab)).state == "off" and not await is_believed()
+        bmc.state = "on"
+        await lab.pass_time(310.0)
+        assert (await read(lab)).proved == "redfish://bmc"
+        bmc.state = "off"
+        assert (await carry_out(lab, "status", 1)).state == "off" and await is_believed()
+        await lab.pass_time(30.0)
+        assert not await is_believed() and "PowerDoubted" in lab.journal.reasons("n1")
+        bmc.state = "on"
+        await lab.pass_time(310.0)
+        await lab.nodes["n1"].die()
+        bmc.state = "off"
+        await lab.pass_time(60.0)
+        assert await is_believed()
 
 
 async def test_a_cycle_in_which_the_process_died_goes_on_with_on(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from weft.failover.primary import is_confirmed, is_retired
 from weft.failover.standby import WitnessQuestion, find_taken, find_unused, follow_renewals, may_ask, was_not_promoted
-from weft.failover.timing import Timing, check_timing, find_least_promise
+from weft.failover.timing import CLUSTERS, NODES, Timing, check_timing, find_least_promise
 from weft.failover.witness import (
     Vote,
     VoteRecord,
@@ -153,10 +153,10 @@ def test_a_grant_counts_for_nothing_if_the_primary_renewed_its_hold_since_the_qu
 
 
 def test_a_promise_that_could_end_before_the_guests_do_is_refused() -> None:
-    timing = Timing(watchdog=0.0, promise=LASTS)
-    assert find_least_promise(timing) == pytest.approx(26.5) and find_least_promise(Timing()) == pytest.approx(36.7)
-    check_timing(timing)
-    check_timing(Timing())
+    timing = Timing(promise=LASTS)
+    assert find_least_promise(timing) == pytest.approx(26.5) and find_least_promise(NODES) == pytest.approx(52.0)
+    for used in (timing, CLUSTERS, NODES):
+        check_timing(used)
     for wrong, field in (({"promise": 26.0}, "promise"), ({"renew": 6.0}, "renew"), ({"kill": 0.0}, "lease")):
         with pytest.raises(InvalidInput) as refusal:
             check_timing(replace(timing, **wrong))

@@ -29,7 +29,7 @@ from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.table import AllocationTable
 from weft.contracts.clock import Clock
-from weft.contracts.guard import GuardDriver, Held
+from weft.contracts.guard import MOST_GUESTS, GuardDriver, Held
 from weft.contracts.wakeup import Wake
 from weft.failover.timing import NODES
 from weft.kinds.allocation import ends_if_lost, is_lost
@@ -191,7 +191,8 @@ class GuardedGuests:
 
     def _set_unheld(self, state: AllocationState, guest: GuardedGuest) -> None:
         name, now = guest.id, self._read_time()
-        why = explain_wait(guest, self._until.get(name), self._held.get(name), now, can_hold=self._can_hold)
+        can_hold = self._can_hold and (name in self._held or len(self._held) < MOST_GUESTS)
+        why = explain_wait(guest, self._until.get(name), self._held.get(name), now, can_hold=can_hold)
         if why != state.unheld:
             state.unheld = why
             state.replan()

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.contracts.guard import Held
+from weft.contracts.guard import MOST_GUESTS, Held
 from weft.failover.timing import CLUSTERS, NODES
 from weft.objects.quantity import format_duration
 from weft.protocol.failover.guarded import HELD, READY
@@ -50,14 +50,17 @@ def find_until(stamp: str, boot_id: str, now: float) -> float | None:
 
 
 def plan_guard(guests: Mapping[str, GuardedGuest], until: Mapping[str, float], held: Mapping[str, Held]) -> GuardPlan:
-    """Plan the guard. ``until``: as stamps say; ``held``: what the guard holds."""
+    """Plan the guard. ``until``: as stamps say; ``held``: what the guard holds. It refuses more than MOST_GUESTS: then some that it
+    holds would end, since nobody renewed them."""
     ends = {name: find_end(guest, until.get(name), held.get(name)) for name, guest in guests.items()}
-    return GuardPlan(
-        renew={
-            name: at for name, at in ends.items() if at is not None and (name not in held or held[name].until != at)
-        },
-        drop=tuple(sorted(name for name in held if ends.get(name) is None)),
-    )
+    drop = tuple(sorted(name for name in held if ends.get(name) is None))
+    renew = {name: at for name, at in ends.items() if at is not None and name in held and held[name].until != at}
+    free = MOST_GUESTS - len(held) + len(drop)
+    fresh = [name for name, at in ends.items() if at is not None and name not in held]
+    fresh.sort(
+        key=lambda name: not (guests[name].was_held or guests[name].was_guarded)
+    )  # others may count on their end
+    return GuardPlan(renew=renew | {name: at for name in fresh[:free] if (at := ends[name]) is not None}, drop=drop)
 
 
 def find_end(guest: GuardedGuest, confirmed: float | None, held: Held | None) -> float | None:

@@ -21,6 +21,7 @@ from weft.kinds.record import Kind, Object, Verb
 from weft.kinds.registry import BY_NAME
 from weft.objects.schema import describe_fields
 
+_NAMED = 10
 _HELP = {
     "by": "How much longer, like 1h.",
     "reason": "Reason, for people.",
@@ -33,12 +34,22 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     owner = kind or BY_NAME[entry.kinds[0]]
     record = owner.verb(verb)
     inputs = _input_options(record) if record else []
-    params = [options.targets(kind, able=entry.kinds), *inputs, *options.waits(), options.output()]
+    of_all = record is not None and record.of_all
+    params = [options.targets(kind, required=not of_all, able=entry.kinds), *inputs, *options.waits(), options.output()]
 
     def run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
-        return _run(session, verb, find_targets(session, kind, words, entry.kinds), given)
+        targets = _list_all(session, owner) if of_all and not words else find_targets(session, kind, words, entry.kinds)
+        return _run(session, verb, targets, given)
 
     return options.build(verb, f"{entry.summary}.", run, kind, params)
+
+
+def _list_all(session: Session, kind: Kind) -> list[Target]:
+    """All objects of the kind, which the person reads of before anything changes."""
+    names = [item["name"] for item in session.client.list(kind.name).items]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    session.notify(f"no name is given: all {len(names)} {kind.plural}: {', '.join(names[:_NAMED])}{more}")
+    return [Target(kind, name) for name in names]
 
 
 def _input_options(verb: Verb) -> list[click.Parameter]:

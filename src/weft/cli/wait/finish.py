@@ -47,7 +47,7 @@ _DONE = {
     "undo": "undo requested",
     "run-alone": "runs alone, and is automatic no more: weft replication set NAME --automatic turns that on again",
     "take-back": "taken back",
-    "confirm-off": "confirmed as off: its guests with on_node_loss restart start elsewhere once it was silent for 75 s",
+    "confirm-off": "confirmed as off: its guests with on_node_loss restart start elsewhere once their time there is over",
     "reclaim": "goes on here: make sure that it never runs at the other cluster",
 }
 _DONE_OF = {("volume", "reclaim"): "is an ordinary volume now", ("node", "guard"): "guard paused"}

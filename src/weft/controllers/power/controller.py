@@ -39,6 +39,7 @@ READ_SECONDS = 300.0
 READ_SILENT_SECONDS = 2.0  # of a node that isn't heard: its guests start elsewhere once it is known to be off
 READ_LATER_SECONDS, SOON_SECONDS = 15.0, 300.0  # of one that hasn't been heard for so long
 AT_ONCE = 32  # BMCs that are asked
+DOUBT_SECONDS = 10.0  # heard for so long after its BMC said off, a node isn't the BMC's machine
 SWITCH_SECONDS = 60.0  # until the BMC's word shows what was ordered
 _POLL_SECONDS = _CHECK_SECONDS = 1.0
 TICK = ""  # the key that stands for a check of which nodes are heard
@@ -53,11 +54,11 @@ class Power(Asking):
     kinds = (NODE.name,)
     always = (TICK,)
 
-    def __init__(self, leadership: LeaderLease, unseal: Unseal, open_bmc: OpenBmc) -> None:
+    def __init__(self, leadership: LeaderLease, renewals: Renewals, unseal: Unseal, open_bmc: OpenBmc) -> None:
         self._leadership, self._unseal, self._open = leadership, unseal, open_bmc
         self._clock = leadership.clock
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self._renewals = Renewals(leadership.store, leadership.clock)
+        self._renewals = renewals
         self._suspects = set[str]()  # keys of the nodes that weren't heard at the last check
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
@@ -84,21 +85,23 @@ class Power(Asking):
         nodes = [one for one in self._leadership.cache.view.of_kind(NODE.name).values() if one.spec(NodeSpec).power]
         if nodes:
             await self._renewals.observe()
-        suspects = {one.key for one in nodes if self._renewals.count_silence(one.uid) > SUSPECT_SECONDS}
+        suspects = {one.key for one in nodes if self._renewals.is_suspect(self._leadership.cache.view, one)}
         news, self._suspects = suspects - self._suspects, suspects
-        return {TICK: _CHECK_SECONDS, **dict.fromkeys(news, 0.0)}
+        return {TICK: _CHECK_SECONDS, **dict.fromkeys(sorted(news), 0.0)}
 
     def _find_pause(self, node: Item, reading: PowerReading) -> float:
         """Seconds until its BMC is asked again."""
         silence = self._renewals.count_silence(node.uid)
-        if silence <= SUSPECT_SECONDS:
+        if not self._renewals.is_suspect(self._leadership.cache.view, node):
+            if reading.state == "off" and reading.proved:
+                return DOUBT_SECONDS
             return READ_LATER_SECONDS if node.status(NodeStatus).phase in SILENT_PHASES else READ_SECONDS
         return READ_LATER_SECONDS if silence > SOON_SECONDS or reading.state == "off" else READ_SILENT_SECONDS
 
     async def _read(self, node: Item, known: PowerReading) -> PowerReading:
         at = self._clock.now()
         try:
-            return _note_state(known, await in_thread(self._find_bmc(node).read), at, node)
+            return self._note_state(known, await in_thread(self._find_bmc(node).read), at, node)
         except WeftError as problem:
             return _note_problem(known, problem, at)
 
@@ -114,7 +117,7 @@ class Power(Asking):
                 await self._note(node.key, node.uid, known)  # an end in between doesn't switch it off twice
             if actions.power_to == "status":
                 at = self._clock.now()
-                known = _note_state(known, await in_thread(bmc.read), at, node)
+                known = self._note_state(known, await in_thread(bmc.read), at, node)
         except WeftError as problem:
             known = _note_problem(known, problem, self._clock.now())
         return replace(known, orders=number)
@@ -133,7 +136,22 @@ class Power(Asking):
             await self._clock.sleep(_POLL_SECONDS)
             at = self._clock.now()
             state = await in_thread(bmc.read)
-        return _note_state(known, state, at, node)
+        return self._note_state(known, state, at, node)
+
+    def _note_state(self, known: PowerReading, state: PowerState, at: float, node: Item) -> PowerReading:
+        """``node`` as it was known before the BMC was asked."""
+        contact, address = node.report(NodeReport).contact, node.spec(NodeSpec).power
+        proved = known.proved if known.proved == address else ""
+        if state == "on":
+            proved = address if self._renewals.count_since_renewal(node.uid) < SUSPECT_SECONDS else proved
+            return replace(known, state=state, at=at, proved=proved, reason="", message="")
+        before = known.off_at if known.state == "off" and known.off_contact == contact else None
+        if before is not None and at - self._renewals.count_since_renewal(node.uid) > before + DOUBT_SECONDS:
+            proved = ""
+        off_at = at if before is None or not proved else before
+        return replace(
+            known, state=state, at=at, off_at=off_at, off_contact=contact, proved=proved, reason="", message=""
+        )
 
     def _find_bmc(self, node: Item) -> PowerDriver:
         """Raises NotFound, InvalidInput, Unavailable."""
@@ -174,12 +192,6 @@ def _read_mark(node: Item) -> PowerReading:
     return node.marks(NodeMarks).power_reading or PowerReading()
 
 
-def _note_state(known: PowerReading, state: PowerState, at: float, node: Item) -> PowerReading:
-    """``node`` as it was known before the BMC was asked."""
-    known = replace(known, state=state, at=at, reason="", message="")
-    return replace(known, off_at=at, off_contact=node.report(NodeReport).contact) if state == "off" else known
-
-
 def _note_problem(known: PowerReading, problem: WeftError, at: float) -> PowerReading:
     message = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
     return replace(known, state="unknown", at=at, reason=problem.token, message=message[:500])
@@ -194,6 +206,9 @@ def _list_events(node: Item, before: PowerReading, reading: PowerReading) -> lis
     ref, orders = node.envelope.ref, reading.orders > before.orders
     if reading.message and (orders or reading.message != before.message):
         return [Event("Warning", "PowerUnknown", reading.message, ref, SOURCE)]
+    if reading.state == "off" and before.proved and not reading.proved:
+        said = "its BMC says off, and the node is heard: the BMC's word doesn't count until it has said on"
+        return [Event("Warning", "PowerDoubted", said, ref, SOURCE)]
     if reading.state != before.state and before.at:
         return [Event("Normal", f"Powered{reading.state.title()}", f"its BMC says {reading.state}", ref, SOURCE)]
     return []

@@ -40,6 +40,7 @@ from weft.drivers.guard.holds import (
 
 SOCKET, FILE, LOCK = "guard.sock", "guard.json", "guard.lock"
 CLOCK_BOOTTIME, TFD_TIMER_ABSTIME = 7, 1
+MCL_CURRENT, MCL_FUTURE = 1, 2
 PAUSE_SECONDS = 0.1  # before a process that ended is begun again
 ANSWER_SECONDS = 0.5  # a client that doesn't read its answer loses it
 
@@ -102,11 +103,13 @@ class Guard:
             os.close(other)
 
     def _end_due(self) -> None:
-        for name in list_due(self._holds, _now()):
-            if end_groups(self._holds[name].groups) and not self._holds[name].ended_at:
+        before = self._holds
+        for name in list_due(before, _now()):
+            if end_groups(before[name].groups) and not before[name].ended_at:
                 self._holds = note_ended(self._holds, name, _now())
-                with contextlib.suppress(OSError):
-                    self._write(self._holds)
+        if self._holds != before:  # only once all have ended: a disk may hang
+            with contextlib.suppress(OSError):
+                self._write(self._holds)
 
     def _is_forgotten(self) -> bool:
         """Whether its folder is gone, and with it the agent's, and all that it held has ended."""
@@ -202,6 +205,11 @@ def _be_first() -> None:
         file.write("-1000")
 
 
+def _stay_in_memory() -> None:
+    """Have no page of this process read from a disk: it may hang when a guest's time is over. A child has to ask for itself."""
+    ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_FUTURE)
+
+
 def main(folder: str) -> int:
     """0 once nothing is held; 1 if there is another guard of this folder."""
     os.umask(0o077)
@@ -220,6 +228,7 @@ def main(folder: str) -> int:
     watcher = os.getpid()
     child = os.fork()
     while True:
+        _stay_in_memory()
         if child:
             _, status = os.waitpid(child, os.WUNTRACED)
             if os.WIFSTOPPED(status):  # it would end nothing

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
+from msgspec.structs import replace
 
 from weft.agent.guard.plan import (
     REVIEW_SECONDS,
@@ -20,7 +21,8 @@ from weft.agent.guard.plan import (
 )
 from weft.agent.server.contact import CONTACT_SECONDS
 from weft.agent.server.reporter import HEARTBEAT_SECONDS
-from weft.contracts.guard import Held
+from weft.contracts.guard import MOST_GUESTS, Held
+from weft.drivers.guard.holds import MOST_HOLDS, Hold, HoldRequest, apply_request
 from weft.failover.timing import CLUSTERS, NODES, check_timing
 from weft.protocol.failover.stamp import read_stamp, write_stamp
 
@@ -169,3 +171,19 @@ def test_people_read_which_reason_ended_it() -> None:
     assert "heartbeats" in explain_end(make_lost(50.0, mode="hold"), 60.0)
     assert "witness" in explain_end(make_lost(50.0, mode="hold"), 40.0)
     assert "witness" in explain_end(HELD_ONE, 40.0)
+
+
+def test_one_guest_too_many_is_left_out_and_those_that_are_held_are_renewed() -> None:
+    held = {f"g{number}": Held(50.0) for number in range(MOST_GUESTS - 1)}
+    guests = {
+        name: GuardedGuest(name, "u", "", ends_if_lost=True, answered_until=60.0) for name in (*held, "new", "newer")
+    }
+    counted = replace(guests["newer"], was_guarded=True)
+    assert MOST_GUESTS == MOST_HOLDS
+    for more, fits in (({}, "new"), ({"newer": counted}, "newer")):
+        plan = plan_guard(guests | more, {}, held)
+        assert len(plan.renew) == MOST_GUESTS and held.keys() < plan.renew.keys() and fits in plan.renew
+        holds = {name: Hold(50.0, ("/g",)) for name in held}
+        for name, at in plan.renew.items():
+            holds = apply_request(holds, HoldRequest({name: Hold(at, ("/g",))}, ()))
+        assert all(holds[name].until == 60.0 for name in held)

@@ -115,6 +115,25 @@ async def test_a_guest_whose_time_is_over_is_ended_and_the_others_run_on(place: 
     assert after.ended_at >= after.until
 
 
+async def test_all_whose_time_is_over_end_though_the_disk_hangs_that_it_writes_to(place: Place) -> None:
+    guests = [place.start(name) for name in ("a", "b", "c")]
+    await place.guard.renew(dict.fromkeys(("a", "b", "c"), soon(place.guard, 1.0)))
+    os.mkfifo(place.folder / "guard" / "guard.json.new")  # who opens it for writing waits for a reader
+    for guest in guests:
+        wait(lambda guest=guest: guest.poll() is not None, "it was not ended")
+
+
+async def test_no_page_of_it_has_to_be_read_from_a_disk(place: Place) -> None:
+    await place.guard.renew({"guest": soon(place.guard, FAR)})
+
+    def read(pid: int, field: str) -> int:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+    for pid in place.find_guards():
+        wait(lambda pid=pid: read(pid, "VmLck:") >= read(pid, "VmRSS:") * 0.9 > 0, "its memory is not locked")
+
+
 async def test_a_guest_that_is_started_after_its_time_is_ended(place: Place) -> None:
     await place.guard.renew({"late": soon(place.guard, 0.0)})
     guest = place.start("late")

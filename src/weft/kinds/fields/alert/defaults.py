@@ -72,7 +72,7 @@ def list_default_rules() -> dict[str, dict[str, Any]]:
             "weft_replication_lag_seconds > 0.8 * weft_replication_rpo_seconds",
             0.0,
             "warning",
-            "the replica of {{ $labels.project }}/{{ $labels.name }} at cluster {{ $labels.cluster }} is {{ $value }} s old",
+            "the newest point of replication {{ $labels.project }}/{{ $labels.name }} is {{ $value }} s old",
         ),
         "node-memory-full": _rule(
             "weft_node_memory_available_bytes / on (node) weft_node_memory_bytes < 0.05",

@@ -38,14 +38,20 @@ class PowerReading(msgspec.Struct, frozen=True, kw_only=True):
         float | None, field("When it last said off: nothing that ran before then runs any more", quantity="moment")
     ] = None
     off_contact: Annotated[str, field("The contact in its node's report at that time")] = ""
+    proved: Annotated[
+        str, field("Address of the BMC that said on while the node was heard: only the word off of such a one counts")
+    ] = ""
     orders: Annotated[int, field("How many orders were carried out, or failed", ge=0)] = 0
     reason: Annotated[str, field("Reason of the failure")] = ""
     message: Annotated[str, field("What failed; empty: nothing")] = ""
 
 
-def is_off(reading: PowerReading | None, contact: str) -> bool:
-    """Whether a machine was off since its agent took the ``contact`` of its node's report: nothing of that time runs any more."""
-    return reading is not None and reading.state == "off" and bool(contact) and reading.off_contact == contact
+def is_off(reading: PowerReading | None, contact: str, address: str) -> bool:
+    """Whether a machine was off since its agent took the ``contact`` of its node's report: nothing of that time runs any more. The
+    BMC at ``address`` must be the machine's own, as far as can be seen: it has said on while the node was heard."""
+    if reading is None or reading.state != "off" or reading.proved != address:
+        return False
+    return bool(contact) and reading.off_contact == contact
 
 
 class PowerInput(msgspec.Struct):
@@ -59,7 +65,8 @@ def read_bmc_address(url: str) -> BmcAddress:
     port = int(found[3] or _PORTS[found[1]]) if found else 0
     if found is None or not 0 < port < 65536 or (found[1] == "ipmi" and found[4]):
         # without the URL, since people may have put a password there
-        raise InvalidInput("spec.power: this isn't the address of a BMC", field="spec.power", hint=_SHAPES)
+        hint = f"{_SHAPES}; user and password are values of the secret" if "@" in url else _SHAPES
+        raise InvalidInput("spec.power: this isn't the address of a BMC", field="spec.power", hint=hint)
     return BmcAddress(found[1], found[2].strip("[]"), port, found[4] or "")
 
 
@@ -67,6 +74,8 @@ def check_power(url: str, secret: str) -> None:
     """Raises InvalidInput."""
     if not url and not secret:
         return
+    if url:
+        read_bmc_address(url)
     if not url or not secret:
         missing = "power" if not url else "power_secret"
         raise InvalidInput(
@@ -74,7 +83,6 @@ def check_power(url: str, secret: str) -> None:
             field=f"spec.{missing}",
             hint="weft node set NAME --power redfish://HOST --power-secret PROJECT/SECRET",
         )
-    read_bmc_address(url)
     project, slash, name = secret.partition("/")
     if not slash or not is_name(project) or not is_name(name):
         raise InvalidInput(
