@@ -452,6 +452,11 @@ PREEMPTIBLE = Index("preemptible allocations by node")
 PREEMPTIBLE_ANYWHERE = "*"
 
 
+def has_begun(report: AllocationReport) -> bool:
+    """Whether its guest has its disks, also those that come from a snapshot."""
+    return report.state in ("running", "stopped", "suspended") and not report.to_begin
+
+
 def is_reservation(allocation: Stored) -> bool:
     """Whether it only reserves capacity, for a Migration that is planned, or for a Reservation."""
     return allocation.spec(AllocationSpec).role == "reserved"

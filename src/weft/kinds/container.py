@@ -76,6 +76,13 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?::[A-Za-z0-9_][A-Za-z0-9_
 
 
 class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
+    on_node_loss: Annotated[
+        Literal["wait", "restart"],
+        field(
+            "restart: once it has surely ended on a lost node, start it on another; wait: it waits for its node",
+            change="live",
+        ),
+    ] = "wait"
     image: Annotated[
         str,
         field(

@@ -44,8 +44,8 @@ from weft.objects.schema import field, words
 
 # Who asked for it: "" people, restore and clone those verbs, schedule a schedule, backup a backup that is made or restored, test
 # one that is booted to verify it, image an image that is made from a VM, replication what sends it to a replica, or a replica that
-# it is a point of.
-Automatic = Literal["", "restore", "clone", "schedule", "backup", "test", "replication", "image"]
+# it is a point of, loss that a VM goes on from it whose node was lost.
+Automatic = Literal["", "restore", "clone", "schedule", "backup", "test", "replication", "image", "loss"]
 DATA_GONE = "dataGone"  # reason of the phase Failed: it was ready
 LEAST_COUNTED_BYTES = 2**20  # what one counts in a quota until its size is known
 
@@ -60,7 +60,7 @@ class SnapshotMarks(msgspec.Struct, kw_only=True):
 
     automatic: Annotated[
         Automatic,
-        field("What made it, if not people: restore, clone, schedule, backup, test, replication or image"),
+        field("What made it, if not people: restore, clone, schedule, backup, test, replication, image or loss"),
     ] = ""
     image: Annotated[str, field("Image that its root disk stands on", name=True, shared=True)] = ""
     group: Annotated[str, field("Group whose snapshots are of one instant", name=True)] = ""
@@ -260,8 +260,9 @@ def _backup_key(snapshot: Stored) -> tuple[str, ...]:
 
 
 def _count(_: SnapshotSpec, status: SnapshotStatus, marks: SnapshotMarks) -> Counted:
-    """One that failed holds nothing; what tests a backup is weft's own; a point counts with its replica."""
-    holds = status.phase != "Failed" and marks.automatic != "test" and not marks.replica
+    """One that failed holds nothing; what tests a backup, or replaces the disks of a lost node, is weft's own; a point counts with
+    its replica."""
+    holds = status.phase != "Failed" and marks.automatic not in ("test", "loss") and not marks.replica
     return Counted({} if not holds else {"disk": max(status.size, LEAST_COUNTED_BYTES)})
 
 
@@ -312,9 +313,9 @@ SNAPSHOT = Kind(
         status_writer="snapshots",
         mark_writers={
             **dict.fromkeys(SnapshotMarks.__struct_fields__, ()),
-            "automatic": ("snapshots", "restores", "volumes", "backups", "replications", "replicas", "images"),
-            "image": ("restores", "backups", "replications", "replicas", "images"),
-            "backup": ("backups",),
+            "automatic": ("snapshots", "restores", "volumes", "backups", "replications", "replicas", "images", "loss"),
+            "image": ("restores", "backups", "replications", "replicas", "images", "loss"),
+            "backup": ("backups", "loss"),
             "replica": ("replicas",),
             "pool": ("replicas",),
         },

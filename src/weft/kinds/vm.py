@@ -149,6 +149,16 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     snapshots: Annotated[
         SnapshotSchedule | None, field("Snapshots to take regularly; none if unset", change="live")
     ] = None
+    copies: Annotated[
+        int,
+        field(
+            "2: another node holds a copy of its disks too, from which it goes on once its node is lost; for disks in pools "
+            "that only its node has",
+            change="live",
+            ge=1,
+            le=2,
+        ),
+    ] = 1
 
 
 class VmActions(WorkloadActions, msgspec.Struct, kw_only=True, frozen=True):
@@ -454,15 +464,15 @@ def _take_marks(stored: dict[str, Any]) -> dict[str, Any]:
     return taken
 
 
-VMS_BY_ORIGIN = Index("vms by the snapshot that they began from")
+VMS_BY_ORIGIN = Index("vms by the snapshots that they began from, or go on from")
 VMS_BY_RESTORE = Index("vms by the snapshot that they went back to")
 VMS_RECLAIMED = Index("vms that people take back from another cluster")
 
 
 def origin_keys(item: Stored) -> list[str]:
-    """The key of the snapshot that a VM began from, if any."""
-    origin = item.spec(VmSpec).origin
-    return keys_of("snapshot", item, [origin.snapshot]) if origin is not None else []
+    """The keys of the snapshot that a VM began from, and of the one that it goes on from, if any."""
+    found = (item.spec(VmSpec).origin, item.marks(WorkloadMarks).continues)
+    return keys_of("snapshot", item, [one.snapshot for one in found if one is not None])
 
 
 def _restore_keys(item: Stored) -> list[str]:
@@ -537,6 +547,7 @@ VM = Kind(
             RESTORED: "restores",
             "Snapshots": "snapshots",
             RECLAIMED: "migrations",
+            "Copied": "copies",
         },
         mark_writers={
             "restart_generation": STARTED_BY,
@@ -547,6 +558,7 @@ VM = Kind(
             "departed": ("workload",),
             "guard": ("witnesses", "workload"),
             "test": ("backups", "recovery plans"),
+            "continues": ("loss",),
         },
     ),
     admission=Admission(

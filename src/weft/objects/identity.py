@@ -134,6 +134,11 @@ def new_uids(count: int) -> list[str]:
     return [_as_uid(text[start : start + 32]) for start in range(0, len(text), 32)]
 
 
+def derive_uid(text: str) -> str:
+    """The uid that is always this one for ``text``."""
+    return _as_uid(hashlib.sha256(text.encode()).hexdigest()[:32])
+
+
 def _as_uid(text: str) -> str:
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[int(text[16], 16) & 3]}{text[17:20]}-{text[20:]}"
 

@@ -127,7 +127,7 @@ class ReportAnswer(msgspec.Struct):
     networks: dict[str, NetworkRules] = {}  # by uid, those of the report's that exist
     gone_networks: list[str] = []  # those of ``idle_networks`` that were deleted
     superseded: list[str] = []  # uids of allocations that another node has replaced
-    stale_volumes: list[str] = []  # uids of their volumes whose data is on another node now
+    stale_volumes: list[str] = []  # uids of their volumes whose data is, or will be, on another node now
     peers: Peers | None = None  # if the node knows another version
     orders: Orders = Orders()  # all that it shall do beside its allocations
     stamps: dict[str, str] = {}  # by uid of its guarded workloads: since when their cluster is known to be primary

@@ -171,7 +171,8 @@ def _plan_orphan(facts: PlanInput, stop: tuple[StepName, ...], tidy: tuple[StepN
         return Plan((StepName.LEAVE,), "stopping", "superseded", why)
     if breaking:
         return Plan(breaking, "stopping", "superseded", why)
-    volumes = (StepName.REMOVE_VOLUMES,) if facts.stale_volumes else ()
+    here = _is_here(facts.checkpoint, facts.local.spec)
+    volumes = (StepName.KEEP_VOLUMES if here else StepName.REMOVE_VOLUMES,) if facts.stale_volumes else ()
     keep = (StepName.KEEP_DISK,) if keeps_disk(facts.checkpoint, facts.local.spec) else ()
     away = (StepName.REMOVE, StepName.UNPLUG, *keep, StepName.REMOVE_DISKS, *volumes, StepName.FORGET)
     return Plan((*stop, *tidy, *away), "stopping", "superseded", why)
@@ -181,8 +182,11 @@ def keeps_disk(checkpoint: Checkpoint, spec: AllocationSpec) -> bool:
     """Whether the root disk of an orphan that is ended is the only one with its data: its guest was here, and didn't migrate on."""
     if is_lost(spec) and spec.pool != LOCAL:
         return False  # its workload went on with it
-    here = spec.role in ("active", "lost") and locate_guest(checkpoint, spec) == "here"
-    return here and checkpoint.made
+    return checkpoint.made and _is_here(checkpoint, spec)
+
+
+def _is_here(checkpoint: Checkpoint, spec: AllocationSpec) -> bool:
+    return spec.role in ("active", "lost") and locate_guest(checkpoint, spec) == "here"
 
 
 def _break_off(facts: PlanInput) -> tuple[StepName, ...]:

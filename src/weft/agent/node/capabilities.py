@@ -17,7 +17,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import CountsConnections, NetworkDriver, NetworkProbe
 from weft.contracts.driver.runtime import RuntimeProbe
-from weft.kinds.node import KEEPS_DISKS, NodeReport, NodeRuntime
+from weft.kinds.node import KEEPS_DISKS, KEEPS_VOLUMES, NodeReport, NodeRuntime
 from weft.kinds.parts.node.loss import ASKS_FIRST
 
 log = logging.getLogger("weft.agent")
@@ -81,7 +81,7 @@ class Capabilities:
             kernel=self.machine.kernel,
             machines=runtime.machines,
             capabilities=sorted(
-                {ASKS_FIRST, KEEPS_DISKS, *self.network.capabilities}.union(
+                {ASKS_FIRST, KEEPS_DISKS, KEEPS_VOLUMES, *self.network.capabilities}.union(
                     *(probe.capabilities for probe in self.runtimes)
                 )
             ),

@@ -62,7 +62,7 @@ class AllocationState:
         self.superseded = False  # a later incarnation is placed here, or elsewhere
         self.blocked = ""  # the workload that must end before it may start
         self.unheld = (
-            "nobody has confirmed yet that it may run here"  # why a guest that is guarded may not start; "": it may
+            "waits until it is confirmed that it may run here"  # why a guest that is guarded may not start; "": it may
         )
         # Its guest.
         self.guest: GuestFacts | None = None  # at the last inspection
@@ -132,7 +132,7 @@ class AllocationState:
 
     def note_replaced(self, stale_volumes: Iterable[str]) -> None:
         """It was placed elsewhere, or deleted. ``stale_volumes``: their data is on another node by now; they are removed with the
-        allocation if it has no other volumes."""
+        allocation, or kept under another name, if it has no other volumes."""
         mine = {volume.uid for volume in self.local.spec.volumes}
         self.replaced, self.deleted = True, not is_lost(self.local.spec)  # a lost one waits for its release
         self.stale_volumes = bool(mine) and mine <= set(stale_volumes)

@@ -5,11 +5,13 @@ For the controller that frees them, and for all that people read of it.
 
 from __future__ import annotations
 
+from weft.controllers.loss.source import LossSource, find_source
 from weft.failover.timing import NODES, stretch
 from weft.informer.view import Item, View
-from weft.informer.workloads import record_of, spec_of
-from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, ends_if_lost, is_held, is_restoring
-from weft.kinds.node import NODES_BY_POOL, NodeReport, NodeSpec, NodeStatus, find_pause_end
+from weft.informer.workloads import spec_of
+from weft.kinds.allocation import AllocationReport, AllocationSpec, ends_if_lost, is_held, is_restoring
+from weft.kinds.fields.lease import AllocatedLease
+from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, find_pause_end
 from weft.kinds.parts.node.loss import ASKS_FIRST, MASS_LOSS
 from weft.kinds.parts.workload import WORKLOADS_BY_UID
 from weft.objects.quantity import format_time
@@ -18,8 +20,8 @@ from weft.protocol.heartbeat import LEASE_SECONDS
 PROMISE_SECONDS = NODES.promise  # after a node was heard last, a guest that its guard holds has ended there
 
 
-def find_bar(view: View, node: Item, place: Item) -> str:
-    """Name what keeps a guest from going on elsewhere once it has certainly ended on its silent ``node``; empty if nothing does."""
+def find_way(view: View, node: Item, place: Item) -> LossSource | str:
+    """Find the source of a guest once it has certainly ended on its silent ``node``; or what keeps it from going on elsewhere."""
     spec, report = place.spec(AllocationSpec), place.report(AllocationReport)
     workload = next(iter(view.find(WORKLOADS_BY_UID, spec.workload.uid)), None)
     if not ends_if_lost(spec):
@@ -32,41 +34,39 @@ def find_bar(view: View, node: Item, place: Item) -> str:
         return "the agent of its node is older than this"
     if report.ended:
         return "it has ended"
-    if spec.slot is not None or spec.lease is not None:
+    if spec.slot is not None or _is_promised(spec.lease):
         return "its place is promised to it on that node"
-    if spec.snapshots or is_restoring(spec, report):
-        return "a snapshot of it is in hand"
+    if spec.lease is not None and spec.lease.suspension is not None:
+        return "it is suspended there for another workload"
+    if is_restoring(spec, report):
+        return "it goes back to a snapshot"
     if getattr(spec_of(workload), "node", None) == node.envelope.name:
         return "its spec names that node"
-    needs = record_of(workload).needs(spec_of(workload))
-    disks = {f"its volume {volume.name}": (volume.pool, volume.pool_id) for volume in spec.volumes}
-    if needs.machine:
-        disks["its root disk"] = spec.pool, spec.pool_id
-        if needs.pool != spec.pool:
-            return f"its root disk is in {spec.pool}, and its spec says {needs.pool}"
-    for disk, (pool, storage) in disks.items():
-        if pool == LOCAL or not storage:
-            return f"{disk} is in {pool}, on that node"
-        others = (one for one in view.find(NODES_BY_POOL, storage) if one.uid != node.uid)
-        if not any(one.status(NodeStatus).phase == "Ready" for one in others):
-            return f"{disk} is in {pool}, which no other node that is ready has"
-    return ""
+    way = find_source(view, node, place, workload)
+    if spec.snapshots and isinstance(way, LossSource) and way.point is None:
+        return "a snapshot of it is in hand"
+    return way
+
+
+def _is_promised(lease: AllocatedLease | None) -> bool:
+    """Whether a lease has more than a turn in the queue, which it gets again elsewhere: an end, or a place immediately or never."""
+    return lease is not None and (lease.mode != "best-effort" or lease.end is not None)
 
 
 def describe_outlook(view: View, node: Item, place: Item) -> str:
     """Describe what becomes of a guest of a silent node that isn't Autonomous, in one clause."""
-    spec, bar, name = place.spec(AllocationSpec), find_bar(view, node, place), node.envelope.name
+    spec, way, name = place.spec(AllocationSpec), find_way(view, node, place), node.envelope.name
     if not ends_if_lost(spec):
         return "the workload may still run there; waiting for the node"
-    if bar:
-        return f"it waits for the node: {bar}"
+    if isinstance(way, str):
+        return f"it waits for the node: {way}"
     gathered = node.envelope.condition("GuestsGoOn")
     if gathered is not None and gathered.reason == MASS_LOSS:
         return f"it waits, since many nodes are silent together; if this one is off: weft node confirm-off {name}"
     if not is_held(spec, place.report(AllocationReport)):
-        return f"it restarts elsewhere once the node is known to be off: weft node confirm-off {name}"
+        return f"it restarts elsewhere{way.said} once the node is known to be off: weft node confirm-off {name}"
     at = find_promise_end(node)
-    return f"it restarts elsewhere at {format_time(at, seconds=True)} if the node isn't heard of before"
+    return f"it restarts elsewhere{way.said} at {format_time(at, seconds=True)} if the node isn't heard of before"
 
 
 def find_promise_end(node: Item) -> float:

@@ -7,14 +7,16 @@ that is concluded is committed only if the node is unchanged.
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from weft.controllers.loss.outlook import PROMISE_SECONDS
 from weft.failover.timing import stretch
-from weft.informer.loss.renewals import SUSPECT_SECONDS
+from weft.informer.loss.renewals import PROMPT_SECONDS
 from weft.informer.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec, EndedBy, is_held
-from weft.kinds.node import SILENT_PHASES, NodeActions, NodeMarks, NodeReport, NodeStatus, find_pause_end
+from weft.kinds.node import SILENT_PHASES, NodeActions, NodeMarks, NodeReport, NodeSpec, NodeStatus
 from weft.kinds.parts.node.power import is_off
 from weft.objects.quantity import format_duration, format_time
 
@@ -29,6 +31,7 @@ class Silence(msgspec.Struct, frozen=True):
     seconds: float  # at least
     is_live: bool  # its lease isn't over yet
     many: str = ""  # how many are silent with it, if they are too many
+    pause: float = -math.inf  # seconds left of the pause of its guard; below 0: it ended before
 
 
 def find_evidence(silence: Silence, place: Item, now: float) -> EndedBy | None:
@@ -41,11 +44,11 @@ def find_evidence(silence: Silence, place: Item, now: float) -> EndedBy | None:
     lapsed = (
         not silence.is_live
         and silence.seconds >= PROMISE_SECONDS + stretch(spec.loss_after)
-        and now >= find_pause_end(node) + PROMISE_SECONDS
+        and silence.pause <= -PROMISE_SECONDS
     )
     asks = held or _has_read(place)
-    off = is_off(reading, report.contact) and status.phase in SILENT_PHASES
-    if asks and off and not silence.many and silence.seconds > SUSPECT_SECONDS:
+    off = is_off(reading, report.contact, node.spec(NodeSpec).power) and status.phase in SILENT_PHASES
+    if asks and off and not silence.many and silence.seconds > PROMPT_SECONDS:
         at = reading.off_at if reading is not None and reading.off_at is not None else now
         return EndedBy(by="power", at=at, message=f"the BMC of node {name} said off at {format_time(at)}")
     confirmed = bool(report.contact) and actions.off_confirmed_contact == report.contact

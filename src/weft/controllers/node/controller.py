@@ -16,12 +16,11 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
-from weft.contracts.store import Store
 from weft.controllers.loop import Plan
 from weft.controllers.node.cpu_baseline import Cpus
 from weft.controllers.node.quarantine import Evidence, describe_end, describe_quarantine, fold_quarantine
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.loss.renewals import SUSPECT_SECONDS, Renewals
+from weft.informer.loss.renewals import PROMPT_SECONDS, Renewals
 from weft.informer.pool.claims import Claims, list_claims, list_claims_of_node, list_claims_of_volume
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import (
@@ -61,8 +60,8 @@ class Nodes:
     name = "nodes"
     kinds = ("node", "allocation", "volume")
 
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._renewals = Renewals(store, clock)
+    def __init__(self, renewals: Renewals, clock: Clock) -> None:
+        self._renewals = renewals
         self._clock = clock
         self._began_at = clock.elapsed()
         self._live: frozenset[str] = frozenset()
@@ -78,7 +77,8 @@ class Nodes:
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "node":
             alike = self._cpus.note(change)
-            return (change.key, *alike, TICK) if change.old is None else (change.key, *alike)
+            is_news = change.old is None or has_changed(change, _read_off)
+            return (change.key, *alike, TICK) if is_news else (change.key, *alike)
         if change.kind == "volume":
             if has_changed(change, list_claims_of_volume):
                 homes = [item.status(VolumeStatus).node_uid for item in (change.old, change.new) if item is not None]
@@ -99,7 +99,7 @@ class Nodes:
         nodes = {key: node for key in keys if (node := view.get(key)) is not None}
         if TICK in keys:
             plan.later[TICK] = CHECK_EVERY_SECONDS
-            self._off = frozenset(uid for uid in self._renewals.list_silent(SUSPECT_SECONDS) if _is_off(view, uid))
+            self._off = frozenset(uid for uid in self._renewals.list_silent(PROMPT_SECONDS) if self._is_off(view, uid))
             self._live = self._renewals.live - self._off
             for node in self._find_changed(view):
                 nodes[node.key] = node
@@ -144,11 +144,13 @@ class Nodes:
             return None
         return False
 
+    def _is_off(self, view: View, uid: str) -> bool:
+        """Whether the machine of a node that isn't heard is known to be off: its lease needn't run out."""
+        return any(_read_off(one) and self._renewals.is_suspect(view, one) for one in view.find(NODES_BY_UID, uid))
 
-def _is_off(view: View, uid: str) -> bool:
-    """Whether the machine of a node that isn't heard is known to be off: its lease needn't run out."""
-    nodes = view.find(NODES_BY_UID, uid)
-    return any(is_off(one.marks(NodeMarks).power_reading, one.report(NodeReport).contact) for one in nodes)
+
+def _read_off(node: Item) -> bool:
+    return is_off(node.marks(NodeMarks).power_reading, node.report(NodeReport).contact, node.spec(NodeSpec).power)
 
 
 def plan_node(

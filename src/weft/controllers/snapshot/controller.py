@@ -23,7 +23,7 @@ from weft.controllers.snapshot.volumes import is_taken_of_volumes, plan_of_volum
 from weft.informer.commit import Commit, Draft, let_go, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import record_of, spec_of
-from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_begun
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.snapshot.verbs import name_member
@@ -39,15 +39,13 @@ from weft.kinds.snapshot import (
     is_of_volumes,
     workload_key,
 )
-from weft.kinds.vm import VMS_BY_ORIGIN
+from weft.kinds.vm import VMS_BY_ORIGIN, origin_keys
 from weft.kinds.volume import VOLUMES_BY_SOURCE, VolumeStatus, is_coming, read_origin
 from weft.objects.identity import object_key
 
 FINALIZER = "snapshot"
 SOURCE = "snapshots"
 CHECK_EVERY_SECONDS = 1.0
-# The states of an allocation in which its guest has its disks.
-_BEGUN = ("running", "stopped", "suspended")
 
 
 class Snapshots:
@@ -64,8 +62,8 @@ class Snapshots:
             case "snapshot":
                 return _route_snapshot(view, change)
             case "vm":
-                if has_changed(change, lambda item: (item.uid, item.deleting)):
-                    return _of_workload(view, change.item)
+                if has_changed(change, lambda item: (item.uid, item.deleting, origin_keys(item))):
+                    return _of_workload(view, *(item for item in (change.old, change.new) if item is not None))
             case "volume":
                 if has_changed(change, _snapshot_relevant_volume_state):
                     return _of_volume(view, change)
@@ -97,6 +95,7 @@ class Snapshots:
             if commit is not None:
                 plan.commits.append(commit)
             waits = (silent and _asks_nodes(item)) or (item.deleting and is_on_the_way(view, item))
+            waits = waits or (is_fetched(item) and item.status(SnapshotStatus).order is None)  # for a node
             if members or (commit is None and waits):  # a group's turns end by time, too
                 plan.later[item.key] = CHECK_EVERY_SECONDS
         return plan
@@ -144,12 +143,13 @@ def _home_of(node: Item) -> object:
     return node.uid, node.report(NodeReport).snapshots, node.status(NodeStatus).phase == "Ready"
 
 
-def _of_workload(view: View, workload: Item) -> list[str]:
-    """The snapshots of a workload, and those that it began from."""
-    began = record_of(workload).origin(spec_of(workload))
-    keys = [object_key("snapshot", workload.envelope.project, began.snapshot)] if began is not None else []
-    origins = [key for key in keys if view.get(key) is not None]
-    return [*(item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, workload.key)), *origins]
+def _of_workload(view: View, *states: Item) -> list[str]:
+    """The snapshots of a workload, and those that it began from, or goes on from, in these states of it."""
+    began = [(record_of(one).origin(spec_of(one)), one.marks(WorkloadMarks).continues) for one in states]
+    names = {found.snapshot for pair in began for found in pair if found is not None}
+    origins = [object_key("snapshot", states[0].envelope.project, name) for name in sorted(names)]
+    own = (item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, states[0].key))
+    return [*own, *(key for key in origins if view.get(key) is not None)]
 
 
 def _of_volumes(view: View, change: Changed) -> Iterable[str]:
@@ -254,8 +254,9 @@ def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | N
 
 def _plan_fetched(view: View, snapshot: Item, now: float) -> Commit | None:
     status, draft = plan_fetch(view, snapshot), Draft()
-    # A VM stands on it until it is copied.
-    ends = snapshot.marks(SnapshotMarks).instant and not view.find(VMS_BY_ORIGIN, snapshot.key)
+    marks = snapshot.marks(SnapshotMarks)
+    # A VM stands on it until it is copied; or the node that was lost came back with its disks.
+    ends = (marks.instant or marks.automatic == "loss") and not view.find(VMS_BY_ORIGIN, snapshot.key)
     if status == snapshot.status(SnapshotStatus) and not ends:
         return None
     draft.change(snapshot, status=status, deleting_since=now if ends else None)
@@ -325,12 +326,8 @@ def is_used_up(view: View, snapshot: Item, status: SnapshotStatus) -> bool:
     if any(is_coming(one, one.status(VolumeStatus)) for one in view.find(VOLUMES_BY_SOURCE, snapshot.key)):
         return False
     twins = view.find(VMS_BY_ORIGIN, snapshot.key)
-    return all(any(_has_begun(item) for item in view.find(ALLOCATIONS_BY_WORKLOAD, twin.uid)) for twin in twins)
-
-
-def _has_begun(allocation: Item) -> bool:
-    report = allocation.report(AllocationReport)
-    return report.state in _BEGUN and not report.to_begin
+    places = [view.find(ALLOCATIONS_BY_WORKLOAD, twin.uid) for twin in twins]
+    return all(any(has_begun(item.report(AllocationReport)) for item in found) for found in places)
 
 
 def _make_event(snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan) -> Event | None:
@@ -358,5 +355,5 @@ def _snapshot_relevant_state(allocation: Item) -> object:
     spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
     return (
         *(allocation.uid, allocation.deleting, spec.role, spec.migration, spec.storage, spec.snapshots, spec.origin),
-        *(report.snapshots, report.restored, _has_begun(allocation)),
+        *(report.snapshots, report.restored, has_begun(report)),
     )

@@ -5,6 +5,7 @@ Called by the controller of snapshots for those that are on no node yet. Once a 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,9 @@ def plan_fetch(view: View, snapshot: Item) -> SnapshotStatus:
     made = backup.status(BackupStatus)
     pool = snapshot.marks(SnapshotMarks).pool
     nodes = list_nodes(view, status.order, first=made.node, pool=pool)
+    is_of_loss = snapshot.marks(SnapshotMarks).automatic == "loss"
+    if is_of_loss:  # those of one node go to many, and one that is tried again to another
+        nodes.sort(key=lambda node: hashlib.sha256(f"{snapshot.uid} {node.uid}".encode()).digest())
     asked = find_asked(nodes, status.order)
     if status.order is not None and status.order.act == "serve" and (status.serves or asked is not None):
         return _follow_serving(status, made, name, asked.report if asked is not None else None)
@@ -46,18 +50,23 @@ def plan_fetch(view: View, snapshot: Item) -> SnapshotStatus:
     if asked is not None and asked.report is not None and asked.report.phase == "done":
         return _keep(status, made, name) if keeps else status
     if asked is not None:
-        percent = round(100 * asked.report.progress) if asked.report is not None else 0
-        return msgspec.structs.replace(status, message=f"fetched from backup/{name}: {percent} %")
+        report = asked.report or BackupReport(uid=snapshot.uid, act="fetch")
+        said = f"fetched from backup/{name}: {round(100 * report.progress)} %"
+        message = f"{said}; {report.message}" if report.message else said
+        return msgspec.structs.replace(status, reason=report.reason, message=message)
     if not nodes:
         return msgspec.structs.replace(
             status, order=None, reason="nodeNotReady", message=f"waits for a ready node with storage pool {pool}"
         )
-    return _give(status, snapshot, backup, repository, _choose(view, nodes, made.workload_spec))
+    chosen = _choose(view, nodes, made.workload_spec)
+    if chosen is None and is_of_loss:
+        message = "waits for a node with enough free for it"
+        return msgspec.structs.replace(status, order=None, reason="nodeNotReady", message=message)
+    return _give(status, snapshot, backup, repository, chosen or nodes[0])
 
 
-def _choose(view: View, nodes: list[Node], workload_spec: Mapping[str, Any]) -> Node:
-    """The first with enough free for the VM beside what is fetched for others now: the VM is placed where its disks are. The first
-    of all if none has."""
+def _choose(view: View, nodes: list[Node], workload_spec: Mapping[str, Any]) -> Node | None:
+    """The first with enough free for the VM beside what is fetched for others now: the VM is placed where its disks are."""
     asked = _find_size(workload_spec)
     under_way = dict[str, tuple[float, float]]()
     for other in view.of_kind("snapshot").values():
@@ -76,7 +85,7 @@ def _choose(view: View, nodes: list[Node], workload_spec: Mapping[str, Any]) -> 
             closed = find_cordon(wanted, status) or wanted.maintenance
             if not closed and free_cpu >= asked[0] and free_memory >= asked[1]:
                 return node
-    return nodes[0]
+    return None
 
 
 def _find_size(workload_spec: Mapping[str, Any]) -> tuple[float, float]:

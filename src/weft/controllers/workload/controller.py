@@ -215,7 +215,7 @@ def follow_spec(view: View, workload: Item, spec: AllocationSpec, *, rests: bool
     autonomy = max(
         [node.spec(NodeSpec).autonomy_seconds for node in view.find(NODES_BY_UID, spec.node_uid)], default=0.0
     )
-    spec = set_loss_guard(spec, on=workload_spec.on_node_loss == "restart", after=autonomy)
+    spec = set_loss_guard(spec, on=workload_spec.on_node_loss != "wait", after=autonomy)
     named, joined = record_of(workload).volumes(workload_spec), networks_of(workload_spec.networks)
     return msgspec.structs.replace(
         set_desired(pass_on_starts(spec, workload), workload_spec.run),

@@ -82,8 +82,10 @@ def fold_status(
 ) -> WorkloadStatus:
     """The new status. ``addresses``: network → address, first NIC first; ``former`` is the status until now."""
     place = active_place(places)
+    origin = place.spec.origin if place is not None else None
     status = WorkloadStatus(
         phase=former.phase,
+        lost_since=(origin and origin.lost_since) or former.lost_since,
         address=next(iter(addresses.values()), None),
         addresses=dict(addresses),
         incarnation=max([former.incarnation, *(p.spec.incarnation for p in places)]),

@@ -34,6 +34,9 @@ class AllocatedOrigin(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=T
     memory: bool = False  # it goes on from the snapshot's memory
     identity: bool = False  # it gets a name and addresses of its own, since the snapshot's workload may run beside it
     keeps: AllocatedSnapshot | None = None  # in place: what stands there is kept as this snapshot; None: it goes
+    lost_since: float = (
+        0.0  # of one that goes on from it after its node was lost: when it was taken, in seconds since 1970
+    )
 
 
 class SnapshotReport(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):

@@ -80,9 +80,10 @@ class RunSpec(msgspec.Struct, kw_only=True):
         field("When to restart a workload that has ended on its own", change="live"),
     ] = "on-failure"
     on_node_loss: Annotated[
-        Literal["wait", "restart"],
+        Literal["wait", "restart", "restart-from-backup"],
         field(
-            "restart: once it has surely ended on a lost node, start it on another; wait: it waits for its node",
+            "restart: once it has surely ended on a lost node, start it on another, if its disks can be had there; "
+            "restart-from-backup: else from the newest good backup of the VM; wait: it waits for its node",
             change="live",
         ),
     ] = "wait"

@@ -89,6 +89,17 @@ class WorkloadTest(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
     within: Annotated[float, field("Time until it must", quantity="duration")] = 0.0
 
 
+class WorkloadPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """The snapshot from which a VM goes on, since its disks are on a node that was lost."""
+
+    snapshot: Annotated[str, field("Snapshot on another node", name=True)]
+    snapshot_uid: Annotated[str, field("Its uid")]
+    taken_at: Annotated[float, field("When it was taken, in seconds since 1970: what was written after that is lost")]
+    backup: Annotated[str, field("Backup that it is fetched from; unset: none", name=True)] = ""
+    passed_over: Annotated[list[str], field("Newer backups, which turned out to be damaged")] = []
+    lost_at: Annotated[float, field("When the workload was freed from its node, in seconds since 1970")] = 0.0
+
+
 class WorkloadMarks(msgspec.Struct, kw_only=True, frozen=True):
     """Decisions about a workload, beside what people want. Only VMs have any; of every other kind these are the defaults."""
 
@@ -105,6 +116,10 @@ class WorkloadMarks(msgspec.Struct, kw_only=True, frozen=True):
         ),
     ] = ""
     test: Annotated[WorkloadTest | None, field("Why it is only there to test")] = None
+    continues: Annotated[
+        WorkloadPoint | None,
+        field("What it goes on from, since its disks are on a lost node, until it has begun from there"),
+    ] = None
 
 
 _UNMARKED = WorkloadMarks()
@@ -143,6 +158,8 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     handed_over: str = (
         ""  # key of the migration to another cluster that its node has carried out, and the store doesn't know
     )
+    # What it wrote after that (seconds since 1970) was lost with a node, the last time that it went on from a snapshot elsewhere.
+    lost_since: float | None = None
 
 
 def leave_out_starts(template: Mapping[str, Any]) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def _make_allocation(
         origin=candidate.begins.origin if candidate.begins is not None else None,
         **record.allocate(workload_spec, workload.marks(WorkloadMarks)),
     )
-    spec = set_loss_guard(spec, on=workload_spec.on_node_loss == "restart", after=node.spec(NodeSpec).autonomy_seconds)
+    spec = set_loss_guard(spec, on=workload_spec.on_node_loss != "wait", after=node.spec(NodeSpec).autonomy_seconds)
     return make_allocation(workload, pass_on_starts(spec, workload), uid, now)
 
 

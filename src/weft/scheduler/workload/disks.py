@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -17,6 +17,7 @@ from weft.kinds.allocation import (
     AllocationReport,
     AllocationSpec,
     Resources,
+    has_begun,
     has_ended_for_good,
 )
 from weft.kinds.node import NODES_BY_VOLUME, NodeReport, pool_id
@@ -39,6 +40,7 @@ class LostDisk(NamedTuple):
     node_uid: str
     pool: str
     pool_id: str
+    has_begun: bool  # it has what it began from
 
 
 def list_lost_disks(view: View, workload: Item) -> list[LostDisk]:
@@ -46,20 +48,24 @@ def list_lost_disks(view: View, workload: Item) -> list[LostDisk]:
     found = [(item.spec(AllocationSpec), item) for item in view.find(LOST_BY_WORKLOAD, workload.uid)]
     found.sort(key=lambda pair: -pair[0].incarnation)
     return [
-        LostDisk(item.uid, spec.node, spec.node_uid, spec.pool, spec.pool_id)
+        LostDisk(
+            *(item.uid, spec.node, spec.node_uid, spec.pool, spec.pool_id), has_begun(item.report(AllocationReport))
+        )
         for spec, item in found
         if spec.pool != LOCAL and spec.pool_id == found[0][0].pool_id
     ]
 
 
-def read_needs(view: View, workload: Item, ask: Needs, resources: Resources, volumes: Sequence[Item]) -> DiskNeeds:
-    """Needs of a workload without a place. A volume that has been used keeps its place: it needs only what it has grown by."""
+def read_needs(
+    view: View, workload: Item, ask: Needs, resources: Resources, volumes: Sequence[Item], used: Collection[str]
+) -> DiskNeeds:
+    """Needs of a workload without a place. A volume that is ``used`` keeps its place: it needs only what it has grown by."""
     of_volumes, asks = 0, list[DiskAsk]()
     if ask.pool != LOCAL:
         asks.append(_ask_root(view, workload, ask.pool, resources.disk))
     for item in volumes:
         spec, status = item.spec(VolumeSpec), item.status(VolumeStatus)
-        held = (status.size or spec.size) if is_used(view, item) else 0
+        held = (status.size or spec.size) if item.uid in used else 0
         if (pool := pool_of(spec, status)) == LOCAL:
             of_volumes += max(0, spec.size - held)
         elif spec.size > held:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
+from msgspec.structs import replace
 
 from weft.contracts.policy import Datum, GpuAsk, Request, SoftTerm
 from weft.informer.addresses import AddressBook, AddressProblem, WorkloadNic, awaits_place, read_nics
@@ -16,6 +19,7 @@ from weft.kinds.allocation import (
     ALLOCATIONS_BY_VOLUME,
     ALLOCATIONS_BY_WORKLOAD,
     LOCAL,
+    LOST_BY_WORKLOAD,
     ROOT,
     AllocatedGroup,
     AllocatedImage,
@@ -35,6 +39,7 @@ from weft.kinds.node import (
     NODES_BY_ORPHAN,
     NODES_BY_SNAPSHOT,
     NODES_BY_UID,
+    NODES_BY_VOLUME,
     NodeReport,
     NodeStatus,
     Orphan,
@@ -69,6 +74,7 @@ class Beginning(msgspec.Struct, frozen=True):
     origin: AllocatedOrigin
     homes: set[str]  # uid of its node, if only that has it
     pools: set[str]  # pools with it, as in Request.pools
+    carried: frozenset[str]  # uids of volumes whose data comes from there, though they have data on a lost node
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -162,9 +168,9 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         return Waiting(
             "orphanRunning", f"a guest of this name still runs on {where}, from before the store was restored"
         )
-    lost = list_lost_disks(view, workload)
-    if lost and any(node.status(NodeStatus).phase == "Ready" for node in view.find(NODES_BY_UID, lost[0].node_uid)):
-        return Waiting("nodeReturns", f"node {lost[0].node} is back: waits for what it reports of the guest")
+    lost, point = list_lost_disks(view, workload), workload.marks(WorkloadMarks).continues
+    if (lost or point is not None) and (returned := find_returned(view, workload)):
+        return Waiting("nodeReturns", f"node {returned} is back: waits for what it reports of the guest")
     try:
         chosen = find_strategy(view, project, spec, default_strategy)
         affinity = read_affinity(project or "", spec.affinity_groups, spec.anti_affinity_groups, spec.spread)
@@ -192,11 +198,12 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     if not isinstance(expressions, Expressions):
         return Waiting(*expressions)
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(ask.disk, virtual_size))
-    homes = {home for item in volumes for home in find_homes(view, item)}
-    pools = {find_pool(view, item) for item in volumes} | {f"{lost[0].pool}@{lost[0].pool_id}" if lost else ask.pool}
     begins = read_beginning(view, workload, image, volumes)
     if isinstance(begins, Waiting):
         return begins
+    carried = begins.carried if begins is not None else frozenset[str]()
+    homes = {home for item in volumes if item.uid not in carried for home in find_homes(view, item)}
+    pools = {find_pool(view, item) for item in volumes} | {f"{lost[0].pool}@{lost[0].pool_id}" if lost else ask.pool}
     if begins is not None:
         homes |= begins.homes
         pools |= begins.pools
@@ -206,7 +213,9 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     if isinstance(arriving, Lacking):
         return Waiting(arriving.reason, arriving.message)
     data, leans = read_data(view, project, spec, image, volumes)
-    disks, needs = read_new_disks(view, workload, ask, volumes), read_needs(view, workload, ask, resources, volumes)
+    used = {item.uid for item in volumes if item.uid not in carried and is_used(view, item)}
+    disks = read_new_disks(view, workload, ask, volumes, used)
+    needs = read_needs(view, workload, ask, resources, volumes, used)
     cpu, memory, _ = amounts_of(resources)
     return Candidate(
         workload=workload,
@@ -262,6 +271,15 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     )
 
 
+def find_returned(view: View, workload: Item) -> str:
+    """The node of its newest lost allocation, if that is back and has neither released the allocation nor reported its guest;
+    else empty."""
+    places = [item.spec(AllocationSpec) for item in view.find(LOST_BY_WORKLOAD, workload.uid)]
+    newest = max(places, key=lambda spec: spec.incarnation, default=None)
+    nodes = view.find(NODES_BY_UID, newest.node_uid) if newest is not None else ()
+    return next((node.envelope.name for node in nodes if node.status(NodeStatus).phase == "Ready"), "")
+
+
 def _read_cpu(ask: Needs) -> str | None:
     return None if ask.cpu_model in ("", "common", "host") else ask.cpu_model
 
@@ -271,9 +289,11 @@ def read_talkers(workload: Item, spec: WorkloadSpec) -> tuple[SoftTerm, ...]:
     return (SoftTerm("talkers", workload.uid),) if spec.near == TALKERS else ()
 
 
-def read_new_disks(view: View, workload: Item, ask: Needs, volumes: list[Item]) -> tuple[str, ...]:
-    """The pools, by name, in which it needs a new disk: of its root disk, and of volumes without data."""
-    new = {pool_of(item.spec(VolumeSpec), item.status(VolumeStatus)) for item in volumes if not is_used(view, item)}
+def read_new_disks(
+    view: View, workload: Item, ask: Needs, volumes: list[Item], used: Collection[str]
+) -> tuple[str, ...]:
+    """The pools, by name, in which it needs a new disk: of its root disk, and of volumes without data; ``used`` have some."""
+    new = {pool_of(item.spec(VolumeSpec), item.status(VolumeStatus)) for item in volumes if item.uid not in used}
     has_disk = view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid) or list_lost_disks(view, workload)
     if (ask.machine or ask.disk) and not has_disk:
         new.add(ask.pool)
@@ -334,15 +354,19 @@ def read_gpus(spec: PlacementSpec) -> GpuAsk | None:
 def read_beginning(
     view: View, workload: Item, image: AllocatedImage | None, volumes: list[Item]
 ) -> Beginning | Waiting | None:
-    """The snapshot that a workload begins from, and where that is; or why it can't begin yet. None for one that has a place, or
-    whose disks come from its image."""
+    """The snapshot that a workload begins from, or goes on from after its node was lost, and where that is; or why it can't begin
+    yet. None for one that has a place or its own disks, or whose disks come from its image."""
     asked: VmOrigin | None = record_of(workload).origin(spec_of(workload))
-    if asked is None or view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid):
+    point = workload.marks(WorkloadMarks).continues
+    if (asked is None and point is None) or view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid):
         return None
-    snapshot = view.get(object_key("snapshot", workload.envelope.project, asked.snapshot))
-    what = f"snapshot/{asked.snapshot}"
-    if snapshot is None or snapshot.deleting:
-        gone = "is gone" if snapshot is None else "is being deleted"
+    if point is None and any(one.has_begun for one in list_lost_disks(view, workload)):
+        return None
+    name = point.snapshot if point is not None else asked.snapshot if asked is not None else ""
+    snapshot = view.get(object_key("snapshot", workload.envelope.project, name))
+    what = f"snapshot/{name}"
+    if snapshot is None or snapshot.deleting or (point is not None and snapshot.uid != point.snapshot_uid):
+        gone = "is being deleted" if snapshot is not None and snapshot.deleting else "is gone"
         return Waiting("snapshotMissing", f"{what}, from which it begins, {gone}")
     status = snapshot.status(SnapshotStatus)
     if status.phase == "Failed":
@@ -351,13 +375,18 @@ def read_beginning(
         return Waiting("snapshotMissing", f"{what}, from which it begins: {status.message}")
     if status.phase != "Ready" and not status.serves:
         why = f": {status.message}" if status.message else ""
-        return Waiting("snapshotNotReady", f"waits until {what} is taken{why}")
+        return Waiting("snapshotNotReady", f"waits until {what} is {'there' if point is not None else 'taken'}{why}")
     if image is not None and status.image_sha256 not in ("", image.sha256):
         return Waiting("snapshotFailed", f"{what} stands on an earlier content of image {image.name}")
     disks = {ROOT: status.disks[ROOT].key} if ROOT in status.disks else {}
+    if point is not None and ROOT not in disks:
+        return Waiting("snapshotFailed", f"{what}, from which it goes on, has no root disk")
+    own = {disk.key for disk in status.disks.values()}
     for volume in volumes:
         of = read_origin(volume)
-        if of is not None and of.snapshot == asked.snapshot and of.disk in status.disks:
+        if point is not None:
+            disks |= {volume.uid: volume.uid} if volume.uid in own else {}
+        elif of is not None and of.snapshot == name and of.disk in status.disks:
             disks[volume.uid] = status.disks[of.disk].key
     holders = view.find(NODES_BY_SNAPSHOT, snapshot.uid)
     if not holders and not view.find(NODES_BY_UID, status.node_uid or ""):
@@ -365,10 +394,15 @@ def read_beginning(
     is_local = any(disk.pool in ("", LOCAL) for disk in status.disks.values())
     homes = {status.node_uid} if is_local and status.node_uid else set()
     pools = {f"{status.pool}@{status.pool_id}"} if not is_local and status.pool_id else set()
+    origin = AllocatedOrigin(snapshot=snapshot.uid, name=name, disks=disks)
+    if point is not None:
+        carried = frozenset(disks) - {ROOT}
+        if any(node.uid in homes for uid in carried for node in view.find(NODES_BY_VOLUME, uid)):
+            return Waiting("nodeReturns", f"waits until node {status.node} has put away what it has of its volumes")
+        return Beginning(snapshot, replace(origin, lost_since=point.taken_at), homes, pools, carried)
     first = not workload.status(WorkloadStatus).incarnation  # later its disks have gone on from there
-    memory = asked.memory and first and status.memory > 0
-    origin = AllocatedOrigin(snapshot=snapshot.uid, name=asked.snapshot, disks=disks, memory=memory, identity=True)
-    return Beginning(snapshot, origin, homes, pools)
+    memory = asked is not None and asked.memory and first and status.memory > 0
+    return Beginning(snapshot, replace(origin, memory=memory, identity=True), homes, pools, frozenset())
 
 
 def read_image(view: View, workload: Item, name: str, *, machine: bool) -> tuple[AllocatedImage, int] | Waiting:
@@ -411,7 +445,7 @@ def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[It
             return Waiting("volumeNotReady", f"volume {name} is not ready: {message}")
         if item.marks(VolumeMarks).orphan is not None:
             return Waiting("volumeOrphaned", f"volume {name} is an orphan: weft volume reclaim {name}")
-        if status.reason == NODE_DELETED:
+        if status.reason == NODE_DELETED and placed_workload.marks(WorkloadMarks).continues is None:
             return Waiting("volumesApart", f"volume {name}: {status.message}")
         if spec.encrypted and not record_of(placed_workload).needs(spec_of(placed_workload)).machine:
             what = f"volume {name} is encrypted, and {placed_workload.envelope.kind}s can't read encrypted volumes"

@@ -17,7 +17,8 @@ from weft.contracts.driver.layers import HasLayers
 from weft.contracts.driver.volume import HasPool, KeepsDisks, VolumeDriver, VolumeFacts
 from weft.contracts.durable_file import write_durably
 from weft.kinds.allocation import ROOT
-from weft.objects.errors import DriverFailed
+from weft.kinds.volume import derive_kept_uid
+from weft.objects.errors import DriverFailed, NotFound
 from weft.objects.identity import short_id
 
 SEEDS = ("tar", "nocloud", "machine")
@@ -108,7 +109,10 @@ async def _keep_disk(parts: StepParts, work: Work, show: Show) -> None:
         return  # it was never made, or is a volume already
     if not isinstance(disks, KeepsDisks):
         raise DriverFailed(f"{local.what}: its root disk can't be kept on this node", details={"step": "disk"})
-    await disks.keep(local.id, local.uid)
+    found = node.images.find(local.spec.image.sha256) if local.spec.image is not None else None
+    if found is None:  # what it stands on isn't known
+        raise NotFound(f"{local.what}: its image is not on this node", details={"step": "disk"})
+    await disks.keep(local.id, local.uid, base=found.disk, base_format=found.disk_format)
     node.volumes.uids.add(local.uid)
 
 
@@ -139,6 +143,22 @@ async def _remove_volumes(parts: StepParts, work: Work, show: Show) -> None:
         node.volumes.uids.discard(volume.uid)
 
 
+async def _keep_volumes(parts: StepParts, work: Work, show: Show) -> None:
+    """Each gets a uid of its own: that of the volume is for the data that its workload goes on with."""
+    local, node = work.local, parts.node
+    for volume in local.spec.volumes:
+        disks = await node.pools.of(local.spec, volume.uid)
+        if await disks.inspect(volume.uid) is not None:
+            if not isinstance(disks, KeepsDisks):
+                what = f"{local.what}: volume {volume.name} can't be kept on this node"
+                raise DriverFailed(what, details={"step": "disk"})
+            kept = derive_kept_uid(local.uid, volume.uid)
+            await disks.keep(volume.uid, kept)
+            node.volumes.uids.add(kept)
+            await disks.remove(volume.uid)
+        node.volumes.uids.discard(volume.uid)
+
+
 def _has_left(migration: MigrationState | None, disk: str) -> bool:
     """Whether the disk is on another node for good, with its snapshots: between clusters they don't go along."""
     if migration is None or migration.between_clusters:
@@ -157,5 +177,6 @@ DISK_STEPS = (
     StepRecord(step=StepName.KEEP_DISK, perform=_keep_disk),
     StepRecord(step=StepName.REMOVE_DISKS, perform=_remove_disks),
     StepRecord(step=StepName.CHECK_VOLUMES, perform=_check_volumes),
+    StepRecord(step=StepName.KEEP_VOLUMES, perform=_keep_volumes),
     StepRecord(step=StepName.REMOVE_VOLUMES, perform=_remove_volumes),
 )

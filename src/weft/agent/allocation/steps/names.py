@@ -35,6 +35,7 @@ class StepName(StrEnum):
     CANCEL = "cancel"  # the source's migration: the guest stays
     SETTLE = "settle"  # the target's end of a migration that succeeded
     RELOCATE = "relocate"  # a disk to another pool
+    KEEP_VOLUMES = "keep-volumes"  # the same of volumes that went on elsewhere from an earlier state
     REMOVE_VOLUMES = "remove-volumes"  # data that is on the other node of a migration
     SNAPSHOT = "snapshot"  # take the next one, or go on with the one that is being taken
     CHECK_ORIGIN = "check-origin"  # that the snapshot is here to which it goes back

@@ -33,11 +33,16 @@ def describe_copies(objects: Iterable[Object], workload: Ref, node: str) -> str:
         ),
     ]
     found += [
-        f"cluster {dig(one, 'spec.cluster')} has a replica of {format_time(at)}"
+        f"{_name_holder(one)} has a replica of {format_time(at)}"
         for one in mine
         if one["kind"] == "replication" and (at := dig(one, "status.point.taken_at"))
     ]
     return "; ".join(filter(None, found)) or "there is no backup, snapshot or replica of it"
+
+
+def _name_holder(replication: Object) -> str:
+    cluster = dig(replication, "spec.cluster")
+    return f"cluster {cluster}" if cluster else f"node {dig(replication, 'status.node')}"
 
 
 def _is_elsewhere(snapshot: Object, node: str) -> bool:
