@@ -34,6 +34,7 @@ WRITERS = {
     "controllers/server": "servers",
     "controllers/replication": "replications",
     "controllers/conversion": "conversions",
+    "controllers/copies": "copies",
     "controllers/function/egress_endpoints": "addresses",
     "controllers/image": "images",
     "controllers/deployment": "deployments",

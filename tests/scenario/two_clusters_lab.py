@@ -67,7 +67,7 @@ class Cluster:
                 images=side.folder / "images",
                 unseal=lambda sealed, place: unseal(side.settings.seal_key, sealed, place),
             )
-            mine = [one for one in CONTROLLERS if not one.needs]
+            mine = [one for one in CONTROLLERS if not {*one.needs} - {"renewals"}]
             departures = Registered(lambda lease, needs: Departures(lease, needs.unseal))
             for run in list_runs(lease, needs, [*mine, departures]):
                 group.create_task(run)

@@ -21,6 +21,7 @@ from weft.controllers.backup.policy import BackupPolicies
 from weft.controllers.backup.repository import BackupRepositories
 from weft.controllers.cluster.controller import Clusters
 from weft.controllers.conversion.controller import Conversions
+from weft.controllers.copies.controller import SecondCopies
 from weft.controllers.delegation.controller import Delegations
 from weft.controllers.departure.controller import Departures
 from weft.controllers.deployment.controller import Deployments
@@ -36,6 +37,7 @@ from weft.controllers.image.warm import WarmImages
 from weft.controllers.job.controller import Jobs
 from weft.controllers.loop import Controller, run_controller
 from weft.controllers.loss.controller import Losses
+from weft.controllers.loss.points import Points
 from weft.controllers.metrics.recorder import INTERVAL_SECONDS, Recorder
 from weft.controllers.migration.ahead import PlansAhead
 from weft.controllers.migration.controller import Migrations
@@ -68,6 +70,7 @@ from weft.controllers.volume.orphans import OrphanedVolumes
 from weft.controllers.volume.unbegun import UnbegunVolumes
 from weft.controllers.workload.controller import Workloads
 from weft.informer.leader_lease import LeaderLease
+from weft.informer.loss.renewals import Renewals
 from weft.informer.silent_nodes import find_silent
 from weft.objects.errors import Unavailable
 from weft.telemetry.metrics.database import make_off
@@ -91,6 +94,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     send: Send | None = None
     history: History | Unavailable = msgspec.field(default_factory=make_off)  # or why there is none
     analyst: Analyses | None = None  # does the arithmetic of profiles
+    renewals: Renewals | None = None  # of one leadership: ``list_runs`` makes them
 
 
 class Registered(msgspec.Struct, frozen=True):
@@ -106,11 +110,13 @@ CONTROLLERS: tuple[Registered, ...] = (
     Registered(lambda *_: SecurityGroups()),
     Registered(lambda *_: Services()),
     Registered(lambda lease, _: Workloads(partial(find_silent, lease.cache))),
-    Registered(lambda lease, _: Nodes(lease.store, lease.clock)),
-    Registered(lambda lease, _: Losses(lease.store, lease.clock)),
+    Registered(lambda lease, needs: Nodes(needs.renewals, lease.clock), ("renewals",)),
+    Registered(lambda lease, needs: Losses(needs.renewals, lease.clock), ("renewals",)),
+    Registered(lambda *_: Points()),
     Registered(lambda lease, _: Servers(lease)),
     Registered(lambda lease, _: Volumes(partial(find_silent, lease.cache))),
     Registered(lambda lease, _: Snapshots(partial(find_silent, lease.cache))),
+    Registered(lambda *_: SecondCopies()),
     Registered(lambda *_: UnbegunVolumes()),
     Registered(lambda *_: OrphanedVolumes()),
     Registered(lambda *_: Restores()),
@@ -154,7 +160,10 @@ CONTROLLERS: tuple[Registered, ...] = (
     Registered(lambda lease, needs: Alerts(lease, needs.evaluator), ("evaluator",)),
     Registered(lambda lease, needs: Receivers(lease, needs.journal, needs.send, needs.unseal), ("journal", "send")),
     Registered(lambda lease, needs: Profiles(lease, needs.history, needs.analyst), ("analyst",)),
-    Registered(lambda lease, needs: Power(lease, needs.unseal, needs.open_bmc), ("unseal", "open_bmc")),
+    Registered(
+        lambda lease, needs: Power(lease, needs.renewals, needs.unseal, needs.open_bmc),
+        ("renewals", "unseal", "open_bmc"),
+    ),
     Registered(lambda lease, needs: Clusters(lease, needs.unseal), ("unseal",)),
     Registered(lambda lease, needs: Witnesses(lease, needs.unseal), ("unseal",)),
     Registered(lambda lease, needs: Delegations(lease, needs.unseal), ("unseal",)),
@@ -166,6 +175,7 @@ def list_runs(
     lease: LeaderLease, needs: Needs, registered: Sequence[Registered] = CONTROLLERS
 ) -> list[Coroutine[Any, Any, None]]:
     """Runs of each controller that has what it needs, while ``lease`` is held."""
+    needs = msgspec.structs.replace(needs, renewals=Renewals(lease.store, lease.clock))
     runs = []
     for one in registered:
         if all(getattr(needs, name) is not None for name in one.needs):

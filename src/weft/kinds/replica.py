@@ -1,4 +1,5 @@
-"""Replica: the points of a VM that runs at another cluster, as they came over the link. Each point is a Snapshot here.
+"""Replica: the points of a VM that runs at another cluster, as they came over the link, or of one of this cluster at another node.
+Each point is a Snapshot here.
 
 The other cluster's nodes create it and send its points. People here promote it; where the link grants ``take-over`` and its source
 made it automatic, the witness's grant does. Its node takes the points in; the replicas
@@ -55,7 +56,7 @@ Keep = Annotated[int, field("Number of points that are kept", ge=1, le=MOST_KEPT
 
 
 class ReplicaSpec(msgspec.Struct, kw_only=True):
-    of: Annotated[str, field("What it is a replica of, at the other cluster: vm/NAME", change="never")]
+    of: Annotated[str, field("What it is a replica of, where that runs: vm/NAME", change="never")]
     origin: Annotated[str, field("uid of the replication there that may send points", change="never", max_length=64)]
     workload: Annotated[dict[str, Any], field("Spec of the VM there, as of the newest point or the next one")] = {}
     disks: Annotated[dict[str, int], field("Sizes of its disks, by their names: root, and the volumes'")] = {}
@@ -287,7 +288,13 @@ def _refuse_unable(obj: Object) -> None:
 
 def _find_point(obj: Object, given: PromoteInput) -> dict[str, Any]:
     """Raises IllegalTransition unless there is such a point."""
-    what = f"replica/{obj['name']}"
+    what, of = f"replica/{obj['name']}", obj["spec"]["of"]
+    if obj.get("owner"):
+        raise IllegalTransition(
+            f"{what} is the second copy of {of}, which goes on from it once its node is surely off",
+            reason="secondCopy",
+            hint=f"weft node confirm-off says that a silent node is; weft explain {of} says what it waits for",
+        )
     if dig(obj, "marks.role") == PRIMARY:
         raise IllegalTransition(
             f"{what} was promoted before", hint=f"weft vm describe {split_subject(obj['spec']['of'])[1]}"
@@ -459,7 +466,7 @@ REPLICA = Kind(
     name="replica",
     plural="replicas",
     title="replica",
-    summary="Points of VMs that run at another cluster",
+    summary="Points of VMs that run at another cluster, or at another node",
     spec=ReplicaSpec,
     marks=ReplicaMarks,
     status=ReplicaStatus,
@@ -509,7 +516,7 @@ REPLICA = Kind(
         condition_writers={WITNESSED: "witnesses"},
         mark_writers={
             "role": (":promote", "recovery plans", "witnesses"),
-            "generation": (":promote", "recovery plans", "witnesses"),
+            "generation": (":promote", "loss", "recovery plans", "witnesses"),
             "promoted": (":promote", "recovery plans", "witnesses"),
             "became": (":promote", "recovery plans", "witnesses"),
             "granted": ("witnesses",),

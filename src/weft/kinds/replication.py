@@ -1,5 +1,5 @@
-"""Replication: a VM here has a replica at another cluster, whose newest point is never older than ``rpo``, as long as the link
-carries what the VM writes.
+"""Replication: a VM here has a replica at another cluster, or at another node of this one, whose newest point is never older than
+``rpo``, as long as the link carries what the VM writes.
 
 The replications controller has snapshots taken; the VM's node sends what changed. All that is known of how old the newest point is
 is measured by this cluster's clock alone.
@@ -54,7 +54,10 @@ from weft.objects.schema import field, words
 
 class ReplicationSpec(msgspec.Struct, kw_only=True):
     of: Annotated[str, field("What is replicated: vm/NAME, in this project", change="never")]
-    cluster: Annotated[str, field("Linked cluster that the replica is at", change="never", name=True)]
+    cluster: Annotated[
+        str,
+        field("Linked cluster that the replica is at; empty: this one, for VMs with copies", change="never", name=True),
+    ] = ""
     rpo: Rpo = 60.0
     mode: Annotated[
         Literal["async"],
@@ -100,7 +103,7 @@ class ReplicationMarks(msgspec.Struct, kw_only=True):
 
 # What the other cluster answers until people there or here have changed something.
 REFUSALS = ("replicaGone", "otherOrigin", "nameTaken", "alreadyExists", "unsupported", "notFound", "forbidden")
-LINK_REFUSED, NOT_LINKED, NEVER_RAN = "linkRefused", "projectNotLinked", "neverRan"
+LINK_REFUSED, NOT_LINKED, NEVER_RAN, NO_PLACE = "linkRefused", "projectNotLinked", "neverRan", "noPlace"
 ENDED = ("Stale", "HandedOver", "Failed", "Deleting")  # phases of one whose VM here isn't the one that writes
 
 
@@ -143,6 +146,7 @@ class ReplicationStatus(msgspec.Struct, kw_only=True):
         ),
     ] = "Pending"
     workload_uid: str = ""
+    node: str = ""  # that has the points, if they are in this cluster
     point: SentPoint | None = None  # the newest one that the replica has
     next: SentPoint | None = None  # the one under way
     order: SendOrder | None = None
@@ -164,6 +168,11 @@ class ReplicationStatus(msgspec.Struct, kw_only=True):
 
 
 def _hand_over(obj: Object, _: Any) -> dict[str, Any]:
+    if not dig(obj, "spec.cluster"):
+        raise IllegalTransition(
+            f"replication/{obj['name']} stays in this cluster, so its VM is left to nobody",
+            hint=f"weft migrate {dig(obj, 'spec.of')}",
+        )
     if dig(obj, "status.phase") == "Stale":
         raise IllegalTransition(
             f"replication/{obj['name']}: its replica was promoted already",
@@ -277,6 +286,22 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
 def check_replication(spec: ReplicationSpec) -> None:
     """Raises InvalidInput."""
     check_subject(spec.of, "spec.of", ("vm",), "can be replicated")
+    if spec.automatic and not spec.cluster:
+        raise InvalidInput(
+            "spec.automatic: only a replica at another cluster takes over with a witness",
+            field="spec.automatic",
+            hint=f"weft vm set {split_subject(spec.of)[1]} --on-node-loss restart",
+        )
+
+
+def _check_new(spec: ReplicationSpec) -> None:
+    """Raises InvalidInput for one within this cluster, which VMs with copies get automatically."""
+    if not spec.cluster:
+        raise InvalidInput(
+            "spec.cluster must be the name of a linked cluster",
+            field="spec.cluster",
+            hint=f"for a copy at another node of this one: weft vm set {split_subject(spec.of)[1]} --copies 2",
+        )
 
 
 def _refuse_departed(_: ReplicationSpec, name: str, vm: WorkloadMarks) -> None:
@@ -311,12 +336,23 @@ def _name_taken_over(spec: ReplicationSpec) -> str:
     return spec.of if spec.automatic else ""
 
 
+def _describe_target(obj: Object) -> str:
+    """The cluster, or the node of this one."""
+    node = dig(obj, "status.node")
+    return str(dig(obj, "spec.cluster") or (f"node {node}" if node else "–"))
+
+
 def _seconds(path: str) -> Any:
     def cell(obj: Object) -> str:
         seconds = dig(obj, path)
         return "–" if seconds is None else format_duration(round(seconds, 1))
 
     return cell
+
+
+def is_local(replication: Stored) -> bool:
+    """Whether its points go to another node of this cluster."""
+    return not replication.spec(ReplicationSpec).cluster
 
 
 def subject_of(replication: Stored) -> str:
@@ -346,7 +382,7 @@ REPLICATION = Kind(
     name="replication",
     plural="replications",
     title="replication",
-    summary="VMs that have a replica at another cluster",
+    summary="VMs that have a replica at another cluster, or another node",
     spec=ReplicationSpec,
     actions=ReplicationActions,
     marks=ReplicationMarks,
@@ -369,7 +405,13 @@ REPLICATION = Kind(
             bars=_refuse_departed,
             alone="starts and replaces it, also while a copy of it runs at the other cluster",
         ),
-        Reference("cluster", "spec.cluster", lambda spec: [spec.cluster], blocks=True, fits=_refuse_other_project),
+        Reference(
+            "cluster",
+            "spec.cluster",
+            lambda spec: [spec.cluster] if spec.cluster else [],
+            blocks=True,
+            fits=_refuse_other_project,
+        ),
     ),
     verbs=(
         Verb(
@@ -411,6 +453,7 @@ REPLICATION = Kind(
     ),
     admission=Admission(
         check=check_replication,
+        check_new=_check_new,
         one_of=(_name_taken_over, "spec.automatic"),
     ),
     display=Display(
@@ -418,7 +461,7 @@ REPLICATION = Kind(
         columns=(
             NAME,
             Column("OF", text("spec.of")),
-            Column("TO", text("spec.cluster")),
+            Column("TO", _describe_target),
             Column("PHASE", text("status.phase", "Pending"), keep=True),
             Column("LAG", _seconds("status.lag_seconds"), align="right"),
             Column("RPO", _seconds("spec.rpo"), align="right"),

@@ -38,7 +38,7 @@ from weft.kinds.record import (
 from weft.kinds.secret import SealedSpec, check_values
 from weft.objects.envelope import Envelope, decode_part, take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unplaceable, WeftError
-from weft.objects.identity import MAX_NAME, Ref
+from weft.objects.identity import MAX_NAME, Ref, derive_uid
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field, words
 
@@ -50,13 +50,14 @@ _KEY_TEXT = re.compile(r"[0-9a-f]{64}")
 
 
 class VolumeOrphan(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """Mark of a volume that is the root disk of a VM that was placed elsewhere while its node was away."""
+    """Mark of a volume that is a disk of a VM that was placed elsewhere while its node was away."""
 
-    of: Annotated[str, field("VM whose root disk it was, as vm/NAME")]
+    of: Annotated[str, field("VM whose disk it was, as vm/NAME")]
     workload_uid: Annotated[str, field("Uid of that VM")]
     node: Annotated[str, field("Node that kept it", name=True)]
     since: Annotated[float, field("When the node came back, in seconds since 1970")]
     lost_at: Annotated[float, field("When the node was given up, in seconds since 1970; 0: not known")] = 0.0
+    volume: Annotated[str, field("Volume that it was; unset: the root disk", name=True)] = ""
 
 
 class VolumeSpec(SealedSpec, kw_only=True):
@@ -68,6 +69,15 @@ class VolumeSpec(SealedSpec, kw_only=True):
     snapshots: Annotated[
         SnapshotSchedule | None, field("Snapshots to take regularly; none if unset", change="live")
     ] = None
+    copies: Annotated[
+        int,
+        field(
+            "2: while a VM has it, another node holds a copy of that VM's disks, this one among them, as with copies of the VM",
+            change="live",
+            ge=1,
+            le=2,
+        ),
+    ] = 1
 
 
 class VolumeActions(msgspec.Struct, kw_only=True):
@@ -77,7 +87,7 @@ class VolumeActions(msgspec.Struct, kw_only=True):
 
 class VolumeMarks(msgspec.Struct, kw_only=True):
     origin: Annotated[VolumeOrigin | None, field("Disk of a snapshot that its data comes from")] = None
-    orphan: Annotated[VolumeOrphan | None, field("What it was the root disk of, until somebody reclaims it")] = None
+    orphan: Annotated[VolumeOrphan | None, field("What it was a disk of, until somebody reclaims it")] = None
 
 
 class VolumeTrim(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -129,6 +139,12 @@ def check_volume(spec: VolumeSpec) -> None:
     if spec.size > MOST_BYTES:
         raise InvalidInput("spec.size: a disk can't be that large", field="spec.size", hint="at most 1P")
     check_schedule(spec.snapshots)
+    if spec.copies > 1 and spec.encrypted:
+        raise InvalidInput(
+            "spec.copies: encrypted volumes can't be copied",
+            field="spec.copies",
+            hint="leave spec.copies out, or create the volume without encrypted",
+        )
     if spec.snapshots is not None and spec.encrypted:
         raise InvalidInput(
             "spec.snapshots: snapshots of encrypted volumes can't be taken",
@@ -180,10 +196,19 @@ def count(spec: VolumeSpec, _: VolumeStatus, marks: VolumeMarks) -> Counted:
     return Counted({} if is_own else {"disk": spec.size})
 
 
-def name_orphan(vm: str, uid: str) -> str:
-    """The name of the volume that the root disk of a VM becomes, from the uid of its allocation."""
-    mark = hashlib.sha256(uid.encode()).hexdigest()[:6]
-    return f"{vm[: MAX_NAME - len(mark) - 6].rstrip('-')}-root-{mark}"
+def name_orphan(vm: str, uid: str, volume: str = "") -> str:
+    """The name of the volume that the root disk of a VM becomes, or a ``volume`` of it, from the uid of its allocation."""
+    end = f"-{volume or 'root'}"[:30].rstrip("-") + f"-{hashlib.sha256(uid.encode()).hexdigest()[:6]}"
+    return f"{vm[: MAX_NAME - len(end)].rstrip('-')}{end}"
+
+
+def derive_kept_uid(allocation: str, volume: str) -> str:
+    """The uid that the data of a volume gets on a node that has lost the VM, whose new data has the volume's uid."""
+    return derive_uid(f"{allocation}/{volume}")
+
+
+def describe_disk(orphan: VolumeOrphan) -> str:
+    return f"{f'volume {orphan.volume}' if orphan.volume else 'the root disk'} of {orphan.of}"
 
 
 def refuse_orphan(_: Any, name: str, marks: VolumeMarks) -> None:
@@ -191,7 +216,7 @@ def refuse_orphan(_: Any, name: str, marks: VolumeMarks) -> None:
     orphan = marks.orphan
     if orphan is not None:
         raise IllegalTransition(
-            f"volume/{name} is an orphan, the root disk of {orphan.of} that node {orphan.node} kept, and can't be "
+            f"volume/{name} is an orphan, {describe_disk(orphan)} that node {orphan.node} kept, and can't be "
             "attached, mounted or resized",
             hint=f"make it an ordinary volume first: weft volume reclaim {name}",
         )
@@ -203,14 +228,14 @@ def _reclaim(obj: Object, _: Any) -> dict[str, Any]:
         raise IllegalTransition(f"{what} is not an orphan", hint="weft volume list --orphans")
     if dig(obj, "status.node_uid") is None:
         raise IllegalTransition(
-            f"node {dig(obj, 'marks.orphan.node')} has not made {what} of the root disk yet",
+            f"node {dig(obj, 'marks.orphan.node')} has not made {what} of the VM's disk yet",
             hint="try again in a moment",
         )
     return {"orphan": None}
 
 
 RECLAIM = Verb(
-    "reclaim", "Keep the root disk that a returned node had as an ordinary volume", act=_reclaim, needs="write"
+    "reclaim", "Keep the disk of a VM that a returned node had as an ordinary volume", act=_reclaim, needs="write"
 )
 
 
@@ -352,7 +377,8 @@ def _find_size(obj: Object) -> int:
 def _find_note(obj: Object) -> str:
     asked, orphan = int(dig(obj, "spec.size", 0)), dig(obj, "marks.orphan")
     if orphan is not None and not note(obj):
-        return f"root disk of {dig(orphan, 'of')}, kept by {dig(orphan, 'node')}: weft volume reclaim {obj['name']}"
+        disk = f"volume {orphan['volume']}" if orphan.get("volume") else "root disk"
+        return f"{disk} of {dig(orphan, 'of')}, kept by {dig(orphan, 'node')}: weft volume reclaim {obj['name']}"
     return note(obj) or (f"{format_bytes(asked)} requested" if _find_size(obj) < asked else "")
 
 

@@ -12,13 +12,15 @@ from tests.scenario.api.test_api_snapshots import act, tell
 from tests.scenario.api_lab import ApiLab, make_image
 
 from weft.kinds.cluster import CLUSTER, ClusterSpec
-from weft.kinds.fields.replication.work import ReceiveOrder
+from weft.kinds.fields.replication.work import ReceiveOrder, SendOrder
 from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.replica import Point, ReplicaStatus
+from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, UnknownField, WeftError
 from weft.objects.identity import Ref
+from weft.trust.tickets import verify_ticket
 
 DISKS = {"root": 1 << 30, "data": 5 << 20}
 WORKLOAD = {"image": "tiny", "memory": 64 << 20, "volumes": ["data"]}
@@ -235,3 +237,36 @@ def test_a_second_automatic_replication_of_a_vm_is_refused_and_names_the_first(l
         lab.client.patch("replication", "shop-south", {"spec": {"automatic": True}})
     lab.client.patch("replication", "shop-west", {"spec": {"automatic": False}})
     lab.client.patch("replication", "shop-south", {"spec": {"automatic": True}})
+
+
+def test_only_the_node_that_is_ordered_to_send_a_point_may_and_only_that_point(lab: ApiLab) -> None:
+    """Of a second copy, whose source is in this cluster; nobody promotes it."""
+    seed(lab)
+    node, other = lab.join("n1"), lab.join("n2")
+    left = REPLICATION.make("web-copy", ReplicationSpec(of="vm/web", cluster=""), 1.0, uid="o", project="default")
+    lab.put(left)
+    found = lab.stored("/replica/default/web")
+    assert found is not None
+    found.owner = left.ref
+    lab.put(found)
+    order = SendOrder(
+        uid="o", node_uid=node.uid, attempt=1, cluster="", project="default", replica="web", manifest={}, snapshot="s"
+    )
+    tell(lab, "/replication/default/web-copy", ReplicationStatus(order=order))
+
+    def ask(who: Any, **changes: Any) -> Any:
+        return who.client.verb("replica", "web", "receive", {**POINT, **changes})
+
+    claims = verify_ticket(lab.api.settings.ticket_key, ask(node)["ticket"], 0.0)
+    assert claims["token"] == "", "or the gateway would look for a token of that name, and end a stream that takes long"
+    for who, changes in ((other, {}), (node, {"source": "t"}), (node, {"generation": 2}), (node, {"origin": "p"})):
+        with pytest.raises(Forbidden):
+            ask(who, **changes)
+    with pytest.raises(Forbidden):
+        node.client.verb("replica", "web", "promote", {})
+    tell(lab, "/replication/default/web-copy", ReplicationStatus())
+    with pytest.raises(Forbidden):
+        ask(node)
+    with pytest.raises(IllegalTransition) as alone:
+        act(lab, "replica/web", "promote")
+    assert alone.value.token == "secondCopy"

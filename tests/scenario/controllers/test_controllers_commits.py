@@ -25,6 +25,7 @@ from tests.scenario.controllers import (
     test_deployments,
     test_disruption_budgets,
     test_drain,
+    test_going_on,
     test_jobs,
     test_made_images,
     test_migrations,
@@ -32,6 +33,7 @@ from tests.scenario.controllers import (
     test_planned_migrations,
     test_power,
     test_quotas,
+    test_second_copies,
     test_servers,
     test_services,
     test_snapshots,
@@ -70,6 +72,7 @@ from weft.kinds.fields.lease import LEASE_CONFLICT, LeaseRequest, check_lease
 from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.parts.node.orphan import OrphanCopy
 from weft.kinds.parts.workload import WorkloadMarks
+from weft.kinds.snapshot import SnapshotDisk
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import Ref, new_uid
 
@@ -104,9 +107,16 @@ RELIES_ON = {
     "controllers/failover/take_over.py _commit": "cluster at, replica at, workload absent",
     "controllers/failover/take_over.py plan_disarming": "replica at",
     "controllers/failover/take_over.py plan_return": "replica at",
-    "controllers/loss/controller.py plan_loss": "node at, allocation at, workload at",
+    "controllers/copies/controller.py plan_copies": (
+        "workload at, replica absent, replica at, replication absent, replication at"
+    ),
+    "controllers/loss/controller.py _plan_loss": (
+        "node at, allocation at, replica at, workload at, backup at, snapshot absent"
+    ),
     "controllers/loss/controller.py plan_node": "node at",
     "controllers/loss/controller.py plan_release": "allocation at and goes",
+    "controllers/loss/points.py plan_end": "workload at",
+    "controllers/loss/points.py plan_other": "workload at, backup at, snapshot absent",
     "controllers/recovery/controller.py plan_one 1": "recoveryplan at and goes",
     "controllers/recovery/controller.py plan_one 2": (
         "recoveryplan at, replica at, snapshot at, quota at, network absent, network at and goes, service absent, "
@@ -476,7 +486,8 @@ async def a_guest_left_for_another_cluster_by_a_migration_that_the_store_has_los
 async def a_kept_root_disk_goes_once_a_backup_has_it(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         now = lab.clock.now()
-        taken = BackupStatus(phase="Ready", workload_uid="w", taken_at=now - 10 * DAY)
+        disks = {"root": SnapshotDisk(key="root", size=1 << 20)}
+        taken = BackupStatus(phase="Ready", workload_uid="w", taken_at=now - 10 * DAY, disks=disks)
         await lab.put("backup", "nightly", {"of": "vm/web", "to": "store"}, status=taken)
         orphan = {"of": "vm/web", "workload_uid": "w", "node": "n1", "since": now - 8 * DAY, "lost_at": now - 9 * DAY}
         await lab.put("volume", "kept", {"size": 1 << 20}, marks={"orphan": orphan}, finalizers=("volume",))
@@ -642,6 +653,9 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_promises.test_slots_and_what_is_in_them_begin_elsewhere,
     test_reservations.test_its_slots_go_at_its_end_and_when_it_is_deleted,
     test_node_loss.test_guests_that_the_guard_holds_go_on_elsewhere_and_are_released_by_the_returning_node,
+    test_going_on.test_a_fetch_that_fails_is_tried_again_and_a_backup_that_turns_out_damaged_is_passed_over,
+    test_second_copies.test_a_vm_goes_on_from_its_second_copy_and_is_copied_to_a_third_node_fenced_from_the_first,
+    test_second_copies.test_copies_wait_for_another_node_follow_the_volumes_and_go_with_the_spec,
     test_reservations.test_an_extension_is_for_all_of_its_slots_and_for_what_is_in_them,
     test_scheduler_answers.test_an_answer_is_taken_away_when_it_is_old,
     test_services.test_a_service_has_an_address_and_its_endpoints_follow_what_is_reported,

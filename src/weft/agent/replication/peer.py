@@ -1,5 +1,6 @@
-"""A replica at another cluster, as a node that sends to it reaches it: through that cluster's API, and by a stream through its
-gateway. Blocking, for threads. Who answers there may be anyone who got hold of that cluster: answers are bounded and read strictly.
+"""A replica at another cluster, or of this one, as a node that sends to it reaches it: through the API, and by a stream through a
+gateway there. Blocking, for threads. Who answers there may be anyone who got hold of that cluster: answers are bounded and read
+strictly.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from weft.client.context import Context
 from weft.client.server.gateways import open_at_gateway
 from weft.client.tls import make_tls
 from weft.contracts.driver.layers import ServedDisk
+from weft.kinds.fields.replication.work import OWN_FIELDS
 from weft.kinds.parts.stream_verbs import ReceiveInput
 from weft.kinds.replica import PRIMARY
 from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, Unavailable, describe_failure
@@ -34,8 +36,6 @@ STALL_SECONDS = 30.0  # without a byte taken by the other side
 END_SECONDS = 300.0  # until the last byte is on its disk
 SHOWN_TRIES, SHOWN_AGAIN_SECONDS = 100, 0.3  # until a last point stands in the replica's status
 _RECEIVE_BYTES = 64 << 10
-# Of the replica's spec, what this side may change of one that is there.
-OWN_FIELDS = ("workload", "disks", "rpo", "keep")
 
 
 class _Point(msgspec.Struct):
@@ -58,13 +58,17 @@ class _Replica(msgspec.Struct):
         return PRIMARY in (self.marks.get("role"), self.spec.get("role"))  # an older weft has it in its spec
 
 
+def make_context(link: OpenedLink) -> Context:
+    """The context of a client of a linked cluster."""
+    return Context(server=link.url, ca=link.ca, token=link.token, server_name=SERVER_NAME, others=link.others)
+
+
 class Peer:
     """``stopped``: set to end what another thread does here."""
 
-    def __init__(self, link: OpenedLink, project: str, own_project: str) -> None:
+    def __init__(self, context: Context, project: str, own_project: str) -> None:
         self.stopped = threading.Event()
-        context = Context(server=link.url, ca=link.ca, token=link.token, server_name=SERVER_NAME, others=link.others)
-        context.project = project
+        context = msgspec.structs.replace(context, project=project)
         self._client = PeerClient(
             context,
             own_project,

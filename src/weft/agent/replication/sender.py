@@ -1,6 +1,6 @@
-"""How orders to send are done: points of this node's workloads go to their replicas at other clusters.
+"""How orders to send are done: points of this node's workloads go to their replicas at other clusters, or at other nodes.
 
-Reads disks through the pools, and the link's address and token from the server for each point. Nothing is kept: a restarted agent
+Reads disks through the pools, and a link's address and token from the server for each point. Nothing is kept: a restarted agent
 sends again, and the replica says so if it has the point.
 """
 
@@ -53,15 +53,19 @@ class Sender(Handler[SendOrder, SendReport]):
     async def _send(self, order: SendOrder, show: Callable[[SendReport], None]) -> SendReport:
         """Raises WeftError, OSError."""
         asked_at = self._clock.elapsed()
-        link = await asyncio.to_thread(self._server.read_link, self._node, order.cluster)
-        age = order.age_seconds
-        if link.now and order.begun_at:  # the server's own clock counts also how long the order was on its way
-            age = max(age, link.now - order.begun_at)
-        order = msgspec.structs.replace(order, age_seconds=age)
         late = importlib.import_module("weft.agent.replication.peer")  # see above
-        peer = late.Peer(link, order.project, order.own_project)
+        if order.cluster:
+            link = await asyncio.to_thread(self._server.read_link, self._node, order.cluster)
+            context, age = late.make_context(link), order.age_seconds
+            if link.now and order.begun_at:  # the server's own clock counts also how long the order was on its way
+                age = max(age, link.now - order.begun_at)
+            order = msgspec.structs.replace(order, age_seconds=age)
+        else:
+            context = self._server.context
+        peer = late.Peer(context, order.project, order.own_project)
         try:
-            await asyncio.to_thread(put_replica, peer, order)
+            if order.cluster:  # the controllers keep one of this cluster
+                await asyncio.to_thread(put_replica, peer, order)
             since = parent = order.since
             for _ in range(OTHER_PARENTS):
                 try:

@@ -90,7 +90,7 @@ class Watching:
         """Raises WeftError, OSError, at the first one that gets no answer."""
         link = await asyncio.to_thread(self._server.read_link, self._node, orders[0].cluster)
         late = importlib.import_module("weft.agent.replication.peer")  # few nodes replicate
-        peer = late.Peer(link, orders[0].project, orders[0].own_project)
+        peer = late.Peer(late.make_context(link), orders[0].project, orders[0].own_project)
         try:
             for order in orders:
                 try:

@@ -18,6 +18,7 @@ from weft.agent.server.line import ServerLine
 from weft.client.answer import raise_problem
 from weft.client.api import Client
 from weft.client.connection import FileBody, Unanswered
+from weft.client.context import Context
 from weft.client.watch import WatchEvent
 from weft.kinds.allocation import ALLOCATION, AllocatedNic
 from weft.kinds.endpoint import ENDPOINT
@@ -50,6 +51,9 @@ class Server(Protocol):
 
     closed: threading.Event
     line: ServerLine
+
+    @property
+    def context(self) -> Context: ...  # by which this node is known to it
 
     def watch(self, kind: str, query: dict[str, str], on_trouble: Callable[[WeftError], None]) -> Iterator[WatchEvent]:
         """All objects as put events, ``synced``, then changes; see ``Client.watch_forever``."""
@@ -97,6 +101,10 @@ class RemoteServer:
     def __init__(self, client: Client, line: ServerLine) -> None:
         self._client, self.line = client, line
         self.closed = client.http.closed
+
+    @property
+    def context(self) -> Context:
+        return self._client.context
 
     def watch(self, kind: str, query: dict[str, str], on_trouble: Callable[[WeftError], None]) -> Iterator[WatchEvent]:
         return self._client.watch_forever(WATCHED[kind], query=query, on_trouble=on_trouble, rest=self.line.rest)

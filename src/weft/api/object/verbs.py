@@ -20,7 +20,7 @@ from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.log.departed import claim_departed
 from weft.api.object.backup_files import claim_backup, claim_repository
-from weft.api.object.replica import claim_replica
+from weft.api.object.replica import claim_replica, find_order, refuse_other_point
 from weft.api.request.call import Call, Change, json_answer, object_answer
 from weft.api.request.if_match import Match
 from weft.api.request.manifest import Manifest, read_manifest
@@ -34,7 +34,7 @@ from weft.kinds.backup_repository import BACKUP_REPOSITORY
 from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
 from weft.kinds.node import NODE
 from weft.kinds.parts.convert_verb import describe_departure
-from weft.kinds.parts.stream_verbs import LOOKS, STREAM_VERBS, refuse_early
+from weft.kinds.parts.stream_verbs import LOOKS, RECEIVE, STREAM_VERBS, refuse_early
 from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, find_kind, is_workload
@@ -73,7 +73,10 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
     """``POST …/{name}:{verb}``."""
     kind, verb = target.kind, _find_verb(target)
     doing = _NOT_VERBS.get(verb.name, verb.name)
-    require_permission(call.actor, f"{kind.name}:{verb.name}", target.project, f"{doing} {kind.a_title}")
+    is_sender = kind is REPLICA and verb.name == RECEIVE.name and call.actor.kind == "node"
+    order = await find_order(context, call, target) if is_sender else None
+    if order is None:
+        require_permission(call.actor, f"{kind.name}:{verb.name}", target.project, f"{doing} {kind.a_title}")
     dry_run = False
     if verb.stream:
         call.query()  # a ticket opens what it is for: there is no trying
@@ -81,7 +84,9 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
         dry_run = call.read_dry_run()
     given = _read_input(verb, await call.read_object())
     expected = Match(call)
-    if call.actor.is_cluster:
+    if order is not None:
+        refuse_other_point(order, given, target)
+    elif call.actor.is_cluster:
         named = await read_again(context, target.key)
         if named is None or call.actor.is_kept_from(named.creator):
             raise not_found(kind, target.require_name(), target.project)
@@ -371,7 +376,8 @@ def _claim(context: ApiContext, call: Call, target: Target, verb: Verb, plain: A
         "workload": {"kind": target.kind.name, "project": target.project, "name": target.require_name(), "uid": ""},
         "expires": context.clock.now() + LIFETIME_SECONDS,
         "subject": call.actor.name,
-        "token": call.actor.id,
+        # A node has none: the gateway asks no more of it, and the node that receives goes by its order.
+        "token": call.actor.id if call.actor.kind == "person" else "",
         "right": f"{target.kind.name}:{verb.name}",
     }
 

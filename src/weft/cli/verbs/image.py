@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -21,7 +22,7 @@ from weft.cli.wait.finish import Done, finish, finish_one
 from weft.client.context import FOLDER
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
-from weft.objects.errors import AlreadyExists, DriverFailed, InvalidInput, NotFound
+from weft.objects.errors import AlreadyExists, DriverFailed, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import check_name
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
@@ -147,9 +148,24 @@ def build_and_add(
     return finish_one(session, target, made, "create")
 
 
+def _find_builder() -> str:
+    """The Python that has weft's recipes; that of the command line's own package has none. Raises Unavailable."""
+    if importlib.util.find_spec("weft.images") is not None:
+        return sys.executable
+    for package in ("agent", "server"):
+        program = Path(sys.prefix).parent / package / "bin" / "python3"
+        if program.exists():
+            return str(program)
+    raise Unavailable(
+        "weft image build needs weft's recipes, which aren't installed on this machine",
+        reason="missingPackage",
+        hint="install the package weft-agent or weft-server here",
+    )
+
+
 def _build(session: Session, recipe: str, cache: Path, fresh: bool) -> Path:
     """Run the recipe, showing its steps on standard error; the bundle it made or found. Raises DriverFailed."""
-    argv = [sys.executable, "-m", "weft.images", recipe, "--cache", str(cache), *(["--fresh"] if fresh else [])]
+    argv = [_find_builder(), "-m", "weft.images", recipe, "--cache", str(cache), *(["--fresh"] if fresh else [])]
     session.would(f"run {' '.join(argv)}")
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
 from weft.controllers.replica.plan import CandidateNode, ReplicaFacts, ReplicaPlan, Returned, plan_replica
+from weft.controllers.replication.target import find_target
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import ROOT
@@ -23,7 +24,7 @@ from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.orders import find_report
 from weft.kinds.parts.snapshot.restored import VmRestore
 from weft.kinds.parts.snapshot.verbs import GIVEN_UP, RESTORED
-from weft.kinds.parts.workload import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
 from weft.kinds.recovery_plan import RECOVERY_PLANS_BY_SNAPSHOT
 from weft.kinds.replica import (
     REPLICAS_BY_NODE,
@@ -68,11 +69,10 @@ class Replicas:
                 return [item.key for item in view.find(REPLICAS_BY_RETURNED, change.item.uid)]
             case "vm":
                 if has_changed(change, _replica_relevant_state):
-                    return [
-                        item.key
-                        for left in view.find(REPLICATIONS_BY_SUBJECT, change.item.key)
-                        for item in view.find(REPLICAS_BY_RETURNED, left.uid)
-                    ]
+                    found = view.find(REPLICATIONS_BY_SUBJECT, change.item.key)
+                    own = (target for one in found if (target := find_target(view, one)) is not None)
+                    back = (item for one in found for item in view.find(REPLICAS_BY_RETURNED, one.uid))
+                    return [item.key for item in (*own, *back)]
             case "node":
                 return _route_node(view, change)
         return ()
@@ -93,7 +93,9 @@ class Replicas:
 
 def _replica_relevant_state(workload: Item) -> object:
     told, marks = workload.envelope.condition(RESTORED), workload.marks(WorkloadMarks)
-    return workload.uid, workload.deleting, marks.fenced, marks.guard, workload.actions(VmActions).restore, told
+    fence = marks.fenced, marks.guard, marks.continues
+    node, restore = workload.status(WorkloadStatus).node, workload.actions(VmActions).restore
+    return workload.uid, workload.deleting, fence, node, restore, told
 
 
 def _route_node(view: View, change: Changed) -> Iterable[str]:
@@ -119,6 +121,7 @@ def read_facts(view: View, replica: Item) -> ReplicaFacts:
     returned, keys = find_returned(view, replica), {one.uid: _list_keys(one) for one in found}
     if returned is not None and returned.point is not None:
         keys[returned.point.snapshot_uid] = returned.disks
+    avoided, continued = _read_source(view, replica)
     return ReplicaFacts(
         name=replica.envelope.name,
         uid=replica.uid,
@@ -128,10 +131,14 @@ def read_facts(view: View, replica: Item) -> ReplicaFacts:
         status=status,
         snapshots=frozenset(usable),
         pinned=frozenset(
-            one.snapshot_uid for one in status.points if view.find(RECOVERY_PLANS_BY_SNAPSHOT, one.snapshot_uid)
+            one.snapshot_uid
+            for one in status.points
+            if view.find(RECOVERY_PLANS_BY_SNAPSHOT, one.snapshot_uid) or one.snapshot_uid == continued
         ),
         held=bool(found),
-        places=list_places(view, spec.pool, status.node_uid),
+        places=list_places(view, spec.pool, status.node_uid, avoided),
+        is_local=replica.envelope.owner is not None,
+        avoided=avoided,
         node_exists=bool(nodes),
         is_autonomous=bool(nodes) and nodes[0].status(NodeStatus).phase == "Autonomous",
         report=report,
@@ -184,14 +191,27 @@ def find_returned(view: View, replica: Item) -> Returned | None:
     return None
 
 
-def list_places(view: View, pool: str, present: str = "") -> list[CandidateNode]:
-    """The nodes that are Ready and have the pool; of these only the one with the uid ``present``, if it is among them."""
+def _read_source(view: View, replica: Item) -> tuple[str, str]:
+    """Node that the VM of a replica in this cluster is on, where a copy would be lost with it; and the uid of the snapshot that it
+    goes on from now. Empty: there is none."""
+    owner = replica.envelope.owner
+    left = view.get(object_key(owner.kind, owner.project, owner.name)) if owner is not None else None
+    vm = view.get(subject_of(left)) if left is not None else None
+    if vm is None:
+        return "", ""
+    point = vm.marks(WorkloadMarks).continues
+    return vm.status(WorkloadStatus).node or "", point.snapshot_uid if point is not None else ""
+
+
+def list_places(view: View, pool: str, present: str = "", avoided: str = "") -> list[CandidateNode]:
+    """The nodes that are Ready and have the pool, without the one named ``avoided``; of these only the one with the uid
+    ``present``, if it is among them."""
 
     def choose(nodes: Iterable[Item]) -> list[CandidateNode]:
         return [
             CandidateNode(node.envelope.name, node.uid, one.free)
             for node in nodes
-            if node.status(NodeStatus).phase == "Ready" and not node.deleting
+            if node.status(NodeStatus).phase == "Ready" and not node.deleting and node.envelope.name != avoided
             for one in node.report(NodeReport).pools
             if one.name == pool
         ]
@@ -301,6 +321,7 @@ def _list_events(replica: Item, facts: ReplicaFacts, plan: ReplicaPlan) -> list[
         message = f"its first point has come, {format_bytes(plan.arrived.bytes)}"
         return [Event("Normal", "Seeded", message, replica.envelope.ref, SOURCE)]
     if was.node_uid and now.node_uid != was.node_uid:
-        message = f"node {was.node} is given up: node {now.node} gets all of it again"
+        why = "runs the VM now" if was.node == facts.avoided else "is given up"
+        message = f"node {was.node} {why}: node {now.node} gets all of it again"
         return [Event("Warning", "Reseeding", message, replica.envelope.ref, SOURCE)]
     return []

@@ -55,10 +55,12 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
     marks: ReplicaMarks
     status: ReplicaStatus
     snapshots: frozenset[str]  # uids of its points' snapshots that are there and can be used
-    pinned: frozenset[str] = frozenset()  # of these, what the run of a recovery plan needs: they stay
+    pinned: frozenset[str] = frozenset()  # of these, what is needed: they stay
     held: bool = False  # any of its points' snapshots is there
     places: Sequence[CandidateNode] = ()
+    is_local: bool = False  # of a VM in this cluster
     node_exists: bool = False  # the one that its points are on
+    avoided: str = ""  # node that its source in this cluster is on, which has no copy then
     is_autonomous: bool = False  # that one is silent, and within its autonomy
     report: ReceiveReport | None = None  # on its order
     is_listed: bool = False  # its node lists the point that the report is about
@@ -97,11 +99,13 @@ def plan_replica(facts: ReplicaFacts, now: float) -> ReplicaPlan:
             status = replace(status, points=[returned.point], node=returned.node, node_uid=returned.node_uid)
             facts = replace(facts, snapshots=facts.snapshots | {returned.point.snapshot_uid})
     points, arrived = [one for one in status.points if one.snapshot_uid in facts.snapshots], None
+    former = [one for one in points if facts.is_local and one.generation != facts.marks.generation]  # before it went on
     report, order = facts.report, status.order
     if report is not None and order is not None and report.phase == "done" and facts.is_listed:
         arrived = make_point(facts, order, report, now)
         points.append(arrived)
-    drop = [one.snapshot_uid for one in points[: -facts.spec.keep] if one.snapshot_uid not in facts.pinned]
+    over = [*points[: -facts.spec.keep], *former]
+    drop = [uid for uid in dict.fromkeys(one.snapshot_uid for one in over) if uid not in facts.pinned]
     points = [one for one in points if one.snapshot_uid not in drop]
     status = replace(status, points=points)
     if facts.marks.role != PRIMARY:
@@ -155,7 +159,7 @@ def make_point(facts: ReplicaFacts, order: ReceiveOrder, report: ReceiveReport, 
 def _choose_node(facts: ReplicaFacts, status: ReplicaStatus, now: float) -> ReplicaStatus:
     if any(place.uid == status.node_uid for place in facts.places):
         return replace(status, lost_at=None, reason="", message="")
-    if status.node_uid and facts.node_exists:
+    if status.node_uid and facts.node_exists and status.node != facts.avoided:
         since = status.lost_at if status.lost_at is not None and status.lost_at <= now else now
         status = replace(
             status,
@@ -168,12 +172,14 @@ def _choose_node(facts: ReplicaFacts, status: ReplicaStatus, now: float) -> Repl
     needed = sum(facts.spec.disks.values())
     fits = [place for place in facts.places if place.free >= needed]
     if not fits or facts.marks.role == PRIMARY:
+        other = "other " if facts.is_local else ""
         most = max((place.free for place in facts.places), default=0)
-        waits = (
-            f"no ready node has {format_bytes(needed)} free in storage pool {facts.spec.pool}; the most is {format_bytes(most)}"
-            if facts.places
-            else f"no ready node has storage pool {facts.spec.pool}"
-        )
+        lacks = f"{format_bytes(needed)} free in storage pool" if facts.places else "storage pool"
+        waits = f"no {other}ready node has {lacks} {facts.spec.pool}"
+        waits += f"; the most is {format_bytes(most)}" if facts.places else ""
+        if status.node and status.node == facts.avoided:
+            message = f"the VM has come to node {status.node}, which has its points; {waits}"
+            return replace(status, reason="sameNode", message=message)
         lost = bool(status.node_uid) and not facts.node_exists
         return replace(
             status,
@@ -190,10 +196,11 @@ def _choose_node(facts: ReplicaFacts, status: ReplicaStatus, now: float) -> Repl
 
 def _plan_order(facts: ReplicaFacts, status: ReplicaStatus, has_arrived: bool) -> ReceiveOrder | None:
     """The order for the next point, which is the same one until that has come or its node is another."""
-    if not status.node_uid:
+    if not status.node_uid or status.node == facts.avoided:
         return None
     former = status.order
     here = [one for one in status.points if former is None or former.node_uid == status.node_uid]
+    here = [one for one in here if not facts.is_local or one.generation == facts.marks.generation]
     newest = here[-1] if here else None
     goes_on = former is not None and former.node_uid == status.node_uid and not has_arrived
     return ReceiveOrder(

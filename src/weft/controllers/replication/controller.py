@@ -1,9 +1,10 @@
-"""Keeps replicas at linked clusters as young as their RPO says: a snapshot first, then its node sends what changed.
+"""Keeps replicas at linked clusters, or at other nodes of this one, as young as their RPO says: a snapshot first, then its node
+sends what changed.
 
-Reads replications, replicas, clusters, VMs, snapshots, nodes; writes replication.status with the order for the node, makes and
-deletes the snapshots that it sends, releases the finalizer "replication". A VM that was handed over, or whose replica was promoted,
-it stops and marks, so that it can't be started. Woken by any of those, and by time. Nodes get the order with the API
-server's answers to their reports, and report on it.
+Reads replications, replicas, clusters, VMs, snapshots, nodes; writes replication.status with the order for the node, the spec of
+replicas in this cluster, makes and deletes the snapshots that it sends, releases the finalizer "replication". A VM that was handed
+over, or whose replica was promoted, it stops and marks, so that it can't be started. Woken by any of those, and by time. Nodes get
+the order with the API server's answers to their reports, and report on it.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
 from weft.controllers.node_reports import find_node_report
 from weft.controllers.replication.plan import RESTING, ReplicationFacts, ReplicationPlan, Taken, plan_replication
+from weft.controllers.replication.target import find_target
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import AUTOMATIC, LEFT, SUPERSEDED, WITNESSED, find_project_there
-from weft.kinds.fields.replication.work import SendReport
+from weft.kinds.fields.replication.work import OWN_FIELDS, SendOrder, SendReport
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.orders import ASK, SEND
 from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
-from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaMarks, ReplicaSpec
+from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaMarks, ReplicaSpec, ReplicaStatus
 from weft.kinds.replication import (
     ENDED,
+    REPLICATION,
     REPLICATIONS_BY_CLUSTER,
     REPLICATIONS_BY_SNAPSHOT,
     REPLICATIONS_BY_SUBJECT,
@@ -39,6 +42,7 @@ from weft.kinds.replication import (
     ReplicationSpec,
     ReplicationStatus,
     SentPoint,
+    is_local,
     subject_of,
 )
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotMarks, SnapshotSpec, SnapshotStatus
@@ -51,12 +55,15 @@ FINALIZER, SOURCE = "replication", "replications"
 
 class Replications:
     name = "replications"
-    kinds = ("replication", "cluster", "vm", "snapshot", "node")
+    kinds = ("replication", "replica", "cluster", "vm", "snapshot", "node")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
             case "replication":
                 return (change.key,)
+            case "replica":
+                if has_changed(change, _read_target) and (owner := change.item.envelope.owner) is not None:
+                    return (object_key(REPLICATION.name, owner.project, owner.name),)
             case "cluster":
                 if has_changed(change, _read_link):
                     return [item.key for item in view.find(REPLICATIONS_BY_CLUSTER, change.item.envelope.name)]
@@ -87,9 +94,24 @@ def _read_link(cluster: Item) -> object:
     return cluster.uid, cluster.deleting, cluster.status(ClusterStatus).phase, cluster.spec(ClusterSpec).projects
 
 
+def _read_target(replica: Item) -> object:
+    """State of a replica that a replication within this cluster reads."""
+    status = replica.status(ReplicaStatus)
+    return replica.uid, status.order is None, status.node, status.message, replica.marks(ReplicaMarks).generation
+
+
 def _replication_relevant_state(workload: Item) -> object:
     marks = workload.marks(WorkloadMarks)
-    return workload.uid, workload.deleting, marks.fenced, marks.departed, has_ended(workload), _has_run(workload)
+    is_lost = workload.status(WorkloadStatus).phase == Phase.UNKNOWN
+    return (
+        workload.uid,
+        workload.deleting,
+        marks.fenced,
+        marks.departed,
+        has_ended(workload),
+        _has_run(workload),
+        is_lost,
+    )
 
 
 def _has_run(workload: Item) -> bool:
@@ -126,7 +148,8 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
     if subject is not None and status.point is None and (former := find_promoted(view, subject)) is not None:
         returns, base = former[0].spec(ReplicaSpec).origin, former[1].uid
     home = following.status.node_uid if following is not None else None
-    return ReplicationFacts(
+    target = find_target(view, replication) if is_local(replication) else None
+    facts = ReplicationFacts(
         name=replication.envelope.name,
         uid=replication.uid,
         deleting=replication.deleting,
@@ -158,6 +181,23 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
         returns=returns,
         base=base,
     )
+    if not is_local(replication):
+        return facts
+    into = target.status(ReplicaStatus) if target is not None else ReplicaStatus()
+    return msgspec.structs.replace(
+        facts,
+        project=project,
+        cluster="Linked",
+        generation=target.marks(ReplicaMarks).generation if target is not None else 1,
+        waits=_find_wait(subject, into),
+    )
+
+
+def _find_wait(subject: Item | None, into: ReplicaStatus) -> str:
+    """Why a copy within this cluster gets no point now; empty if it does."""
+    if subject is not None and subject.status(WorkloadStatus).phase == Phase.UNKNOWN:
+        return f"{subject.status(WorkloadStatus).message or 'its node is silent'}"
+    return (into.message or "no node has been chosen for the copy yet") if into.order is None else ""
 
 
 def _is_fenced_by(workload: Item | None, replication: Item) -> bool:
@@ -204,17 +244,31 @@ def plan_one(view: View, replication: Item, now: float) -> tuple[Commit | None, 
         return Commit(replication.key, [let_go(replication, FINALIZER)], [unchanged(replication)]), 0.0
     draft, status = Draft(), plan.status
     if plan.begin:
-        status = _make_snapshot(draft, view, replication, status, now, final=plan.final)
+        status = _make_snapshot(draft, view, replication, status, now, facts.generation or 1, final=plan.final)
     if plan.fence is not None and (subject := view.get(subject_of(replication))) is not None:
         _fence(draft, view, replication, subject, plan.fence, now)
     for uid in plan.drop:
         for item in view.find(SNAPSHOTS_BY_UID, uid):
             if not item.deleting:
                 draft.change(item, deleting_since=now)
+    if (target := find_target(view, replication)) is not None:
+        status = msgspec.structs.replace(status, node=target.status(ReplicaStatus).node)
+        _describe_to(draft, target, status.order)
     if status != facts.status:
         draft.change(replication, status=status)
     _mark_places(draft, view, replication, plan.status)
     return draft.commit(replication.key, list_events(replication, facts, plan)), plan.later
+
+
+def _describe_to(draft: Draft, target: Item, order: SendOrder | None) -> None:
+    """A replica in this cluster is as its source is when that sends; at another cluster the node that sends says so."""
+    spec = target.spec(ReplicaSpec)
+    if order is not None:
+        new = msgspec.structs.replace(
+            spec, **{name: order.manifest[name] for name in OWN_FIELDS if name in order.manifest}
+        )
+        if new != spec:
+            draft.change(target, spec=new)
 
 
 def _fence(draft: Draft, view: View, replication: Item, workload: Item, on: bool, now: float) -> None:
@@ -253,13 +307,15 @@ def _is_marked(view: View, workload: Item) -> bool:
 
 
 def has_copy(replication: Item, status: ReplicationStatus) -> bool:
-    """Whether its replica could be promoted by people. One that takes over automatically needs no mark: nodes hold the workload."""
-    is_held = bool(replication.marks(ReplicationMarks).guard)
-    return status.point is not None and status.phase not in ENDED and not replication.deleting and not is_held
+    """Whether its replica could be promoted by people. One that takes over automatically needs no mark: nodes hold the workload.
+    From one in this cluster nothing goes on before the workload has certainly ended."""
+    if is_local(replication) or replication.marks(ReplicationMarks).guard:
+        return False
+    return status.point is not None and status.phase not in ENDED and not replication.deleting
 
 
 def _make_snapshot(
-    draft: Draft, view: View, replication: Item, status: ReplicationStatus, now: float, *, final: bool
+    draft: Draft, view: View, replication: Item, status: ReplicationStatus, now: float, generation: int, *, final: bool
 ) -> ReplicationStatus:
     uid, envelope = new_uid(), replication.envelope
     subject = view.get(subject_of(replication))
@@ -268,7 +324,8 @@ def _make_snapshot(
     spec = SnapshotSpec(of=replication.spec(ReplicationSpec).of)
     marks = SnapshotMarks(automatic="replication", image=image)
     draft.make(SNAPSHOT.make(name, spec, now, uid=uid, project=envelope.project, creator=envelope.creator, marks=marks))
-    return msgspec.structs.replace(status, next=SentPoint(snapshot=name, snapshot_uid=uid, begun_at=now, final=final))
+    point = SentPoint(snapshot=name, snapshot_uid=uid, begun_at=now, generation=generation, final=final)
+    return msgspec.structs.replace(status, next=point)
 
 
 def list_events(replication: Item, facts: ReplicationFacts, plan: ReplicationPlan) -> list[Event]:

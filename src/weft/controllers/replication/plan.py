@@ -16,6 +16,7 @@ from weft.kinds.fields.replication.work import AskOrder, ReplicationOrder, SendO
 from weft.kinds.replication import (
     LINK_REFUSED,
     NEVER_RAN,
+    NO_PLACE,
     NOT_LINKED,
     REFUSALS,
     AgeSpan,
@@ -80,6 +81,8 @@ class ReplicationFacts(msgspec.Struct, frozen=True):
     is_superseded: bool = False  # the witness knows that the replica was promoted
     is_left: bool = False  # the other cluster said so to this one's controllers
     heard: SendReport | None = None  # on the question whether it was promoted
+    generation: int = 0  # of the replica in this cluster; 0: it is at another one, which says so
+    waits: str = ""  # why the replica in this cluster takes no point now
 
 
 class ReplicationPlan(msgspec.Struct, frozen=True):
@@ -118,6 +121,12 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         message = f"{spec.of} migrated to {facts.departed}: replicate it from there"
         departed = replace(status, next=None, order=None, ask=None, phase="Failed", reason="departed", message=message)
         return ReplicationPlan(departed, drop=_of(facts.next))
+    if facts.generation and any(
+        one.generation != facts.generation for one in (status.point, status.next) if one is not None
+    ):
+        # It went on from the replica on another node: what the node before has is of no use, and counts for nothing.
+        again = ReplicationStatus(workload_uid=facts.subject, attempt=status.attempt, rpo_history=status.rpo_history)
+        return _show(replace(facts, status=again), ReplicationPlan(again, drop=mine, later=0.1), now)
     if (facts.is_left or (facts.is_superseded and facts.cluster != "Linked")) and status.reason != _STALE:
         # The witness counts only without a line: over one that works the replica says it.
         who = "the other cluster" if facts.is_left else "the witness"
@@ -154,9 +163,12 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         message = f"{spec.of} has not run yet, so it has no disk: the first point is taken once it runs"
         waits = replace(status, phase="Pending", next=None, progress=0.0, reason=NEVER_RAN, message=message)
         return ReplicationPlan(waits, drop=_of(facts.next))
+    if facts.waits and _find_arrived(facts) is None:
+        waits = replace(status, next=None, order=None, progress=0.0, reason=NO_PLACE, message=facts.waits)
+        return _show(facts, ReplicationPlan(waits, drop=_of(facts.next)), now)
     if status.next is not None:
         return _show(facts, _follow(facts, now), now)
-    if status.reason == NEVER_RAN:
+    if status.reason in (NEVER_RAN, NO_PLACE):
         status = replace(status, reason="", message="")
         facts = replace(facts, status=status)
     if facts.cluster == "Refused":  # a try would be refused too, and the next one would come late once this is over
@@ -224,7 +236,7 @@ def _rest(facts: ReplicationFacts, status: ReplicationStatus, message: str, now:
 def _ask_after(facts: ReplicationFacts, status: ReplicationStatus) -> ReplicationStatus:
     """Order the node that has the newest point to ask whether the replica was promoted."""
     node_uid = (facts.point.status.node_uid or "") if facts.point is not None and not facts.point.deleting else ""
-    if status.point is None or not node_uid:
+    if status.point is None or not node_uid or facts.generation:
         return replace(status, ask=None)
     if status.ask is not None and status.ask.node_uid == node_uid and _leads_there(facts, status.ask):
         return status
@@ -307,7 +319,7 @@ def _order(facts: ReplicationFacts, taken: Taken, attempt: int, now: float) -> S
         manifest=describe_replica(facts, taken),
         snapshot=taken.uid,
         since=status.point.snapshot_uid if status.point is not None else facts.base,
-        generation=status.point.generation if status.point is not None else 1,
+        generation=status.next.generation,
         disks={name: disk.key for name, disk in disks.items()},
         image_sha256=taken.status.image_sha256,
         taken_at=taken.status.taken_at or 0.0,
@@ -342,7 +354,6 @@ def _finish(facts: ReplicationFacts, report: SendReport, now: float) -> Replicat
         status.next,
         number=report.number,
         taken_at=status.order.taken_at if status.order is not None else 0.0,
-        generation=former.generation if former is not None else 1,
     )
     ended = replace(
         status,

@@ -55,6 +55,7 @@ MOMENTS = {
         "received_at",
         "retry_at",
         "lost_at",
+        "lost_since",
         "updated_at",
     ),
     *(
@@ -66,6 +67,7 @@ MOMENTS = {
         "held_since",
         "schedule_since",
         "next_attempt_at",
+        "lost_since",
     ),
     *("looked_at", "cycles_looked_at", "sampled_at", "fold_at", "gains_since", "begun_at"),
     *("progressed_at", "step_since", "scaled_at", "departed_at"),

@@ -197,3 +197,23 @@ def test_a_promotion_starts_the_vm_that_it_continues_once_its_disks_have_gone_ba
     assert plan(asked="web-8", trouble="gone") == (None, False, "Standby", "restoreFailed")
     assert plan(asked="web-8", has_gone=True) == (None, True, "Standby", "")
     assert plan(is_fenced=False) == (None, False, "Promoted", "")
+
+
+def test_a_second_copy_leaves_the_node_that_its_vm_has_come_to_and_waits_in_words_if_there_is_no_other() -> None:
+    copy = msgspec.structs.replace(seed(1, 2), is_local=True, avoided="n1", places=())
+    status = plan_replica(copy, NOW).status
+    assert (status.order, status.reason, status.node) == (None, "sameNode", "n1")
+    assert status.message == (
+        "the VM has come to node n1, which has its points; no other ready node has storage pool local"
+    )
+    status = plan_replica(msgspec.structs.replace(copy, places=(N2,)), NOW).status
+    assert status.order is not None
+    assert (status.node, status.order.node_uid, status.order.parent, status.order.number) == ("n2", "node-2", "", 3)
+
+
+def test_points_from_before_the_vm_went_on_go_and_no_later_point_stands_on_them() -> None:
+    copy = msgspec.structs.replace(seed(1, 2), is_local=True, marks=ReplicaMarks(generation=2))
+    plan = plan_replica(msgspec.structs.replace(copy, pinned=frozenset({"p2"})), NOW)
+    assert plan.drop == ["p1"] and [one.number for one in plan.status.points] == [2]
+    assert plan.status.order is not None
+    assert (plan.status.order.generation, plan.status.order.parent, plan.status.order.number) == (2, "", 3)

@@ -519,3 +519,31 @@ def test_nothing_is_tried_while_the_other_cluster_refuses_this_one_and_the_next_
     assert not refused.begin and (refused.status.phase, refused.status.reason) == ("Interrupted", "linkRefused")
     assert "weft cluster describe west" in refused.status.message
     assert plan_replication(make_facts(refused.status, point=take("a")), NOW + 60).begin
+
+
+def test_within_this_cluster_nothing_is_asked_nor_begun_before_a_node_is_chosen() -> None:
+    local = make_facts(
+        spec=ReplicationSpec(of="vm/web", cluster="", rpo=60.0), generation=1, waits="no other ready node"
+    )
+    plan = plan_replication(local, NOW)
+    assert (plan.begin, plan.status.phase, plan.status.reason) == (False, "Pending", "noPlace")
+    assert plan.status.message == "no other ready node"
+    plan = plan_replication(msgspec.structs.replace(local, status=plan.status, waits=""), NOW)
+    assert plan.begin and (plan.status.phase, plan.status.reason, plan.status.message) == ("Seeding", "", "")
+    rests = msgspec.structs.replace(local, status=steady(), point=take("a"), waits="", spec=ReplicationSpec(
+        of="vm/web", cluster="", rpo=600.0,
+    ))  # fmt: skip
+    assert plan_replication(rests, NOW).status.ask is None
+
+
+def test_a_vm_that_went_on_from_its_second_copy_is_copied_again_from_the_beginning() -> None:
+    facts = make_facts(steady(next=NEXT, phase="Replicating"), point=take("a"), next=take("b"), generation=2)
+    plan = plan_replication(facts, NOW)
+    assert (plan.status.point, plan.status.next, plan.status.order) == (None, None, None)
+    assert sorted(plan.drop) == ["a", "b"] and plan.status.phase == "Pending" and plan.later > 0
+    plan = plan_replication(msgspec.structs.replace(facts, status=plan.status, point=None, next=None), NOW)
+    assert plan.begin
+    new = msgspec.structs.replace(NEXT, generation=2)
+    sent = make_facts(ReplicationStatus(workload_uid="w", next=new), next=take("b"), generation=2)
+    order = plan_replication(sent, NOW).status.order
+    assert order is not None and (order.generation, order.since) == (2, "")

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 MOST_DISKS = 64
+# Of a replica's spec, what its source may change of one that is there.
+OWN_FIELDS = ("workload", "disks", "rpo", "keep")
 
 
 class ReplicationOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -18,7 +20,7 @@ class ReplicationOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     uid: str  # of the Replication
     node_uid: str  # whom it is for
     attempt: int  # a higher one is another request
-    cluster: str  # name of the Cluster that the replica is at
+    cluster: str  # name of the Cluster that the replica is at; "": this one
     project: str  # of the replica, there
     replica: str  # its name
     own_project: str = ""  # of the Replication
@@ -29,7 +31,7 @@ class ReplicationOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class SendOrder(ReplicationOrder, frozen=True, kw_only=True, omit_defaults=True):
-    """Order in ``replication.status``: send a snapshot to the replica at the other cluster."""
+    """Order in ``replication.status``: send a snapshot to the replica."""
 
     manifest: dict[str, Any]  # the replica's spec, as it should be there
     snapshot: str  # uid of the one to send
