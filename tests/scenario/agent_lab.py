@@ -168,6 +168,7 @@ class StubServer:
         self.idle_networks: list[str] = []
         self.gone_networks: list[str] = []
         self.superseded: list[str] = []
+        self.stale_volumes: list[str] = []
         self.confirmed: set[str] = set()  # uids of workloads for which this cluster is confirmed as primary
         self.stamp = ""  # the node's newest
         self.guard_pause = 0.0
@@ -264,6 +265,7 @@ class StubServer:
             networks={uid: rules for uid, rules in self.rules.items() if uid in body.networks},
             gone_networks=[n for n in body.idle_networks if n in self.gone_networks],
             superseded=self.superseded,
+            stale_volumes=self.stale_volumes,
             stamps={uid: self.stamp for uid in self.confirmed if self.stamp},
             guard_pause=self.guard_pause,
         )

@@ -8,7 +8,10 @@ import pytest
 from tests.scenario.agent.test_agent_real_layers import disks, holds, write
 from tests.scenario.agent_lab import Lab, change, make_allocation
 
+from weft.contracts.driver.runtime import GuestDisk
 from weft.drivers.volume.directory.driver import DirectoryVolumes
+from weft.kinds.allocation import AllocatedVolume
+from weft.kinds.volume import derive_kept_uid
 from weft.objects.identity import short_id
 
 
@@ -52,6 +55,31 @@ async def test_a_lost_guest_is_an_orphan_that_goes_on_until_it_is_superseded_and
         assert lab.server.reports[lost.name].state == "released"
         lab.server.delete(lost)
         await lab.until(lambda: not lab.copies(), "no checkpoint")
+
+
+async def test_the_volumes_of_a_guest_that_went_on_from_an_earlier_state_are_kept_under_other_uids(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "n1").mkdir()
+    lab = SharingLab(tmp_path / "n1")
+    web = make_allocation(volumes=[AllocatedVolume(name="data", uid="v1", size=1 << 30)])
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        write(disks(lab, web)[1], 7)
+    lost, kept = change(web, role="lost"), derive_kept_uid(web.uid, "v1")
+    lab.server.put(lost)
+    lab.make_drivers()
+    lab.runtime.kill(short_id(web.uid))
+    async with lab.agent():
+        await lab.until(lambda: reports_orphan(lab, web.uid), "an orphan")
+        lab.server.superseded, lab.server.stale_volumes = [web.uid], ["v1"]
+        await lab.until_state(lost, "released")
+        assert {one.id for one in await lab.volumes.list()} == {web.uid, kept}
+        facts = await lab.volumes.inspect(kept)
+        assert facts is not None and holds(GuestDisk(path=facts.path, format=facts.format, serial=""), 7)
+        await lab.until(lambda: kept in lab.server.node_report.volumes, "it is reported")  # type: ignore[union-attr]
+        assert "v1" not in lab.server.node_report.volumes  # type: ignore[union-attr]
 
 
 async def test_a_lost_guest_that_has_ended_is_not_started(lab: Lab) -> None:

@@ -25,7 +25,7 @@ from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.server import SERVER, ServerSpec, ServerStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
-from weft.kinds.volume import VolumeStatus
+from weft.kinds.volume import VolumeStatus, derive_kept_uid
 from weft.objects.envelope import Condition, Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import (
     AlreadyExists,
@@ -869,6 +869,48 @@ def test_an_orphan_whose_allocation_is_lost_is_superseded_once_its_workload_went
     assert answer["superseded"] == ([place.uid] if superseded else [])
     kept = [one["marks"]["orphan"]["lost_at"] for one in lab.client.list("volume").items]
     assert kept == ([77.0] if superseded else [])
+
+
+def test_a_returned_node_keeps_the_volumes_of_a_vm_that_went_on_from_an_earlier_state_of_them(lab: ApiLab) -> None:
+    node = lab.join("n1")
+    told = {"cpu": 4, "capabilities": ["kept-disks", "kept-volumes"]}
+    node.report(node=told)
+    data = lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
+    vm, _ = start_vm(lab, node, volumes=["data"])
+    place = make_allocation(node, vm, volume_uid=data["uid"])
+    lost = msgspec.structs.replace(
+        decode_part(place.spec, AllocationSpec), role="lost", resources=Resources(cpu=1, disk=5 << 30)
+    )
+    place.spec = msgspec.Raw(msgspec.json.encode(lost))
+    ended = EndedBy(by="guard", at=77.0, message="its guard ended it")
+    place.status = msgspec.Raw(msgspec.json.encode(AllocationStatus(ended_by=ended)))
+    envelope, volume = lab.stored("/vm/default/web"), lab.stored("/volume/default/data")
+    assert envelope is not None and volume is not None
+    envelope.status = msgspec.Raw(msgspec.json.encode({"incarnation": 2, "active_incarnation": 2}))
+    volume.status = msgspec.Raw(msgspec.json.encode(VolumeStatus(node="n1", node_uid=node.uid)))
+    lab.put(place, envelope, volume)
+    copy = msgspec.json.encode({"uid": place.uid, "spec": lost, "standing": "here"}).decode()
+    told["orphan_allocations"] = [copy]
+    assert node.report(node=told)["superseded"] == [], "the volume's new home is not written yet"
+    volume = lab.stored("/volume/default/data")
+    assert volume is not None
+    volume.status = msgspec.Raw(msgspec.json.encode(VolumeStatus(node="n2", node_uid="n2-uid")))
+    lab.put(volume)
+    older = node.report(node={**told, "capabilities": ["kept-disks"]})
+    assert (older["superseded"], older["stale_volumes"]) == ([place.uid], []), "it would remove them"
+    for _ in range(2):
+        answer = node.report(node=told)
+        assert (answer["superseded"], answer["stale_volumes"]) == ([place.uid], [data["uid"]])
+    kept = {one["uid"]: one for one in lab.client.list("volume").items if one["marks"].get("orphan")}
+    assert kept.keys() == {place.uid, derive_kept_uid(place.uid, data["uid"])}
+    of_data = kept[derive_kept_uid(place.uid, data["uid"])]
+    assert of_data["name"].startswith("web-data-") and of_data["spec"]["size"] == 1
+    assert (of_data["marks"]["orphan"]["volume"], of_data["marks"]["orphan"]["lost_at"]) == ("data", 77.0)
+    lab.journal.flush()
+    said = [one["message"] for one in lab.client.events(about="vm/web") if one["reason"] == "DiskKept"]
+    assert any("keeps volume data of vm/web as it was there: weft volume reclaim web-data-" in one for one in said)
+    with pytest.raises(IllegalTransition, match="is an orphan, volume data of vm/web that node n1 kept"):
+        lab.client.patch("vm", "web", {"spec": {"volumes": [of_data["name"]]}})
 
 
 def test_a_node_that_was_given_up_is_taken_back_once_it_has_heard_of_that(lab: ApiLab) -> None:

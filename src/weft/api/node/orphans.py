@@ -9,17 +9,35 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import msgspec
+from msgspec.structs import replace
 
 from weft.api.auth.authorise import GivenUp, given_up_key
 from weft.api.context import ApiContext
 from weft.contracts.store import Absent, PreconditionFailed, Put, epoch_of
-from weft.kinds.allocation import LOCAL, AllocationSpec, AllocationStatus, EndedBy, allocation_name, is_lost
-from weft.kinds.node import KEEPS_DISKS, NodeReport
+from weft.kinds.allocation import (
+    LOCAL,
+    AllocatedVolume,
+    AllocationSpec,
+    AllocationStatus,
+    EndedBy,
+    allocation_name,
+    is_lost,
+)
+from weft.kinds.node import KEEPS_DISKS, KEEPS_VOLUMES, NodeReport
 from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
 from weft.kinds.parts.snapshot.copies import has_root_disk
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.project import PROJECT
-from weft.kinds.volume import VOLUME, VolumeMarks, VolumeOrphan, VolumeSpec, VolumeStatus, name_orphan
+from weft.kinds.volume import (
+    VOLUME,
+    VolumeMarks,
+    VolumeOrphan,
+    VolumeSpec,
+    VolumeStatus,
+    derive_kept_uid,
+    describe_disk,
+    name_orphan,
+)
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.identity import object_key
 
@@ -30,8 +48,9 @@ async def find_superseded(context: ApiContext, node: Envelope) -> tuple[list[str
     An orphan is superseded if the other end of its migration has replaced it; if its workload had a later incarnation, or was
     deleted, after the node was given up or the allocation was lost; or if no guest can run there any more and the workload has a
     later incarnation. A volume is stale if another node reports its data: its home, or the source of a migration whose target
-    never ran."""
-    copies = read_copies(decode_part(node.report, NodeReport))
+    never ran; or if its workload went on elsewhere from an earlier state: then its node keeps what it has under another uid."""
+    report = decode_part(node.report, NodeReport)
+    copies = read_copies(report)
     if not copies:
         return [], []
     superseded: list[str] = []
@@ -40,15 +59,21 @@ async def find_superseded(context: ApiContext, node: Envelope) -> tuple[list[str
     given_up = set(msgspec.json.decode(entry.value, type=GivenUp).places) if entry is not None else set()
     for orphan in copies:
         lost = await _read_lost(context, node, orphan)
-        if await _is_superseded(context, orphan, given_up=orphan.uid in given_up or lost is not None):
-            superseded.append(orphan.uid)
+        if not await _is_superseded(context, orphan, given_up=orphan.uid in given_up or lost is not None):
+            continue
+        if lost is not None and await _awaits_home(context, node, orphan):
+            continue
+        superseded.append(orphan.uid)
+        if orphan.standing != "here":
             stale |= await _find_stale(context, node, orphan)
+        elif KEEPS_VOLUMES in report.capabilities:
+            stale |= {volume.uid for volume in await _find_left(context, node, orphan)}
     return superseded, sorted(stale)
 
 
 async def keep_disks(context: ApiContext, node: Envelope, superseded: Collection[str]) -> None:
-    """Make a Volume of each root disk that the node keeps of these orphans, where people find it. The node gives the disk the
-    volume's uid, which is that of the former allocation."""
+    """Make a Volume of each disk that the node keeps of these orphans, where people find it. The node gives the disk that one's
+    uid: of a root disk it is that of the former allocation."""
     report = decode_part(node.report, NodeReport)
     if not superseded or KEEPS_DISKS not in report.capabilities:
         return
@@ -60,28 +85,52 @@ async def keep_disks(context: ApiContext, node: Envelope, superseded: Collection
         stays = own and orphan.standing == "here" and has_root_disk(msgspec.to_builtins(spec))
         if not stays or orphan.uid not in superseded:
             continue
-        key = object_key(VOLUME.name, workload.project, name_orphan(workload.name, orphan.uid))
-        project = await context.store.get(object_key(PROJECT.name, None, workload.project or ""))
-        if project is not None and await context.store.get(key) is None:
-            lost = await _read_lost(context, node, orphan)
-            await _make_volume(context, node.name, orphan, key, lost.at if lost is not None else lost_at)
+        if await context.store.get(object_key(PROJECT.name, None, workload.project or "")) is None:
+            continue
+        lost = await _read_lost(context, node, orphan)
+        of, at = f"{workload.kind}/{workload.name}", lost.at if lost is not None else lost_at
+        about = VolumeOrphan(of=of, workload_uid=workload.uid, node=node.name, since=context.clock.now(), lost_at=at)
+        await _make_volume(context, orphan, about, orphan.uid, VolumeSpec(size=spec.resources.disk, pool=spec.pool))
+        for volume in await _find_left(context, node, orphan) if KEEPS_VOLUMES in report.capabilities else ():
+            uid, wanted = derive_kept_uid(orphan.uid, volume.uid), VolumeSpec(size=volume.size, pool=volume.pool)
+            await _make_volume(context, orphan, replace(about, volume=volume.name), uid, wanted)
 
 
-async def _make_volume(context: ApiContext, node: str, orphan: OrphanCopy, key: str, lost_at: float) -> None:
-    spec, workload, now = orphan.spec, orphan.spec.workload, context.clock.now()
-    of = f"{workload.kind}/{workload.name}"
-    about = VolumeOrphan(of=of, workload_uid=workload.uid, node=node, since=now, lost_at=lost_at)
-    wanted = VolumeSpec(size=spec.resources.disk, pool=spec.pool)
-    name = name_orphan(workload.name, orphan.uid)
-    volume = VOLUME.make(name, wanted, now, project=workload.project, marks=VolumeMarks(orphan=about))
-    volume.uid = orphan.uid
+async def _make_volume(
+    context: ApiContext, orphan: OrphanCopy, about: VolumeOrphan, uid: str, wanted: VolumeSpec
+) -> None:
+    workload, name = orphan.spec.workload, name_orphan(orphan.spec.workload.name, orphan.uid, about.volume)
+    key = object_key(VOLUME.name, workload.project, name)
+    volume = VOLUME.make(name, wanted, about.since, uid=uid, project=workload.project, marks=VolumeMarks(orphan=about))
     try:
         await context.store.commit([Put(key, encode_envelope(volume))], [Absent(key)])
     except PreconditionFailed:
-        return  # another report has made it
-    said = f"node {node} is back and keeps the root disk that {of} had there: weft volume reclaim {name}"
+        return  # an earlier report has made it
+    said = f"node {about.node} is back and keeps {describe_disk(about)} as it was there: weft volume reclaim {name}"
     for ref in (volume.ref, workload):
         context.add_event(ref, "DiskKept", said)
+
+
+async def _awaits_home(context: ApiContext, node: Envelope, orphan: OrphanCopy) -> bool:
+    """Whether its workload has gone on elsewhere with a volume whose home is still this node: in a moment it isn't."""
+    of = orphan.spec.workload
+    workload = await _read(context, object_key(of.kind, of.project, of.name))
+    named = msgspec.json.decode(workload.spec).get("volumes", []) if workload is not None else []
+    homes = [await _read_home(context, orphan, volume) for volume in orphan.spec.volumes if volume.name in named]
+    return node.uid in homes
+
+
+async def _find_left(context: ApiContext, node: Envelope, orphan: OrphanCopy) -> list[AllocatedVolume]:
+    """The volumes of an orphan whose guest was here, which have another home by now; all or none, so that its node can tell."""
+    found = [volume for volume in orphan.spec.volumes if volume.pool == LOCAL and not volume.encrypted]
+    homes = [await _read_home(context, orphan, volume) for volume in found]
+    return found if len(found) == len(orphan.spec.volumes) and not {None, node.uid} & {*homes} else []
+
+
+async def _read_home(context: ApiContext, orphan: OrphanCopy, volume: AllocatedVolume) -> str | None:
+    """Uid of the node that has the volume's data as its status says; None: none, or it is gone."""
+    found = await _read(context, object_key("volume", orphan.spec.workload.project, volume.name))
+    return decode_part(found.status, VolumeStatus).node_uid if found is not None and found.uid == volume.uid else None
 
 
 async def _read_lost(context: ApiContext, node: Envelope, orphan: OrphanCopy) -> EndedBy | None:

@@ -139,6 +139,8 @@ class HasPool(Protocol):
 class KeepsDisks(Protocol):
     """A disk may become a volume that needs nothing else of this node."""
 
-    async def keep(self, volume_id: str, other_id: str) -> VolumeFacts:
-        """Give disk ``volume_id`` the name of a volume too, which stands on no image and no layers any more; ``remove`` takes the
-        former name. It may be repeated. No guest has the disk. Raises DriverFailed."""
+    async def keep(
+        self, volume_id: str, other_id: str, *, base: str | None = None, base_format: str = "qcow2"
+    ) -> VolumeFacts:
+        """Give what disk ``volume_id`` has the name of a volume too, which stands on no image, ``base``, and no layers any more;
+        ``remove`` takes the former name. It may be repeated. No guest has the disk. Raises DriverFailed."""

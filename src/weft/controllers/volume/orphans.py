@@ -1,4 +1,4 @@
-"""Deletes root disks that returned nodes kept and nobody reclaimed, once a backup has what they have.
+"""Deletes disks of VMs that returned nodes kept and nobody reclaimed, once a backup has what they have.
 
 Reads volumes and backups; deletes volumes. Woken by those, and by the time. A disk without a backup is the last copy: it stays
 until people reclaim or delete it.
@@ -13,7 +13,8 @@ from weft.controllers.loop import Plan
 from weft.informer.commit import Draft
 from weft.informer.view import Changed, Item, View
 from weft.kinds.backup import BACKUPS_BY_SUBJECT, BackupStatus
-from weft.kinds.volume import VOLUME, VolumeMarks
+from weft.kinds.parts.snapshot.restored import ROOT
+from weft.kinds.volume import VOLUME, VolumeMarks, describe_disk
 from weft.objects.identity import object_key
 
 SOURCE = "orphaned volumes"
@@ -40,7 +41,7 @@ class OrphanedVolumes:
                 continue
             draft = Draft()
             draft.change(volume, deleting_since=now)
-            said = f"nobody reclaimed the root disk of {orphan.of} in 7 days, and a backup has it"
+            said = f"nobody reclaimed {describe_disk(orphan)} in 7 days, and a backup has it"
             commit = draft.commit(key, [Event("Normal", "Expired", said, volume.envelope.ref, SOURCE)])
             if commit is not None:
                 plan.commits.append(commit)
@@ -55,4 +56,5 @@ def has_backup(view: View, volume: Item) -> bool:
     found = view.find(BACKUPS_BY_SUBJECT, object_key(kind, volume.envelope.project, name))
     statuses = [one.status(BackupStatus) for one in found if not one.deleting]
     ready = [one for one in statuses if one.phase == "Ready" and one.workload_uid == orphan.workload_uid]
-    return any(one.taken_at is not None and one.taken_at <= orphan.lost_at for one in ready)
+    whole = [one for one in ready if (orphan.volume or ROOT) in one.disks]
+    return any(one.taken_at is not None and one.taken_at <= orphan.lost_at for one in whole)

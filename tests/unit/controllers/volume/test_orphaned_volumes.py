@@ -8,6 +8,7 @@ import pytest
 from weft.controllers.volume.orphans import OrphanedVolumes
 from weft.informer.view import Item, make_view
 from weft.kinds.backup import BACKUP, BackupSpec, BackupStatus
+from weft.kinds.snapshot import SnapshotDisk
 from weft.kinds.volume import VOLUME, VolumeMarks, VolumeOrphan, VolumeSpec
 
 LOST, DAY = 1_000_000.0, 86400.0
@@ -23,7 +24,8 @@ def is_deleted(age: float, **backup: object) -> bool:
     view.put_item(volume.key, volume)
     if backup:
         made = BACKUP.make("nightly", BackupSpec(of="vm/web", to="store"), LOST, project="default")
-        status = BackupStatus(**{"phase": "Ready", "workload_uid": "w", **backup})  # type: ignore[arg-type]
+        disks = {"root": SnapshotDisk(key="root", size=1 << 30)}
+        status = BackupStatus(**{"phase": "Ready", "workload_uid": "w", "disks": disks, **backup})  # type: ignore[arg-type]
         made.status = msgspec.Raw(msgspec.json.encode(status))
         view.put_item(made.key, Item(made))
     plan = OrphanedVolumes().plan(view, [volume.key], LOST + DAY + age)
@@ -43,6 +45,7 @@ def test_one_that_a_backup_has_goes_after_seven_days() -> None:
         {"taken_at": LOST + 60},  # of the disk that the VM got after it
         {"taken_at": LOST - 60, "workload_uid": "another"},
         {"taken_at": LOST - 60, "phase": "Failed"},
+        {"taken_at": LOST - 60, "disks": {"data": SnapshotDisk(key="d", size=1)}},
     ],
 )
 def test_the_last_copy_never_goes_by_itself(backup: dict[str, object]) -> None:

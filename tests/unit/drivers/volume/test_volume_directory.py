@@ -68,20 +68,6 @@ async def test_the_agent_goes_on_while_a_file_system_takes_its_time_to_remove_a_
     assert found == [(facts.path, False)]
 
 
-async def test_a_disk_that_is_kept_reads_as_before_without_the_image_that_it_stood_on(
-    driver: DirectoryVolumes, tmp_path: Path
-) -> None:
-    base, out = tmp_path / "base.raw", tmp_path / "out.raw"
-    base.write_bytes(b"weft" * 1024 * 256)
-    facts = await driver.ensure("root", size_bytes=0, base=str(base), base_format="raw")
-    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 65 0 64k", facts.path], check=True, capture_output=True)
-    kept = await driver.keep("root", ID)
-    await driver.remove("root")
-    base.unlink()
-    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", kept.path, str(out)], check=True)
-    assert out.read_bytes() == b"A" * 65536 + b"weft" * 1024 * 240
-
-
 async def test_a_clone_reads_what_its_base_holds(driver: DirectoryVolumes, tmp_path: Path) -> None:
     base = tmp_path / "base.raw"
     base.write_bytes(b"weft" * 1024 * 256)

@@ -486,3 +486,22 @@ async def read_everything(driver: DirectoryVolumes) -> dict[str, str]:
     disks = [facts.id for facts in await driver.list() if facts.format == "qcow2"]
     volumes = {id_: await read_volume(driver, id_) for id_ in disks}
     return volumes | {one.id: await read_kept(driver, one.id) for one in await driver.layers.list_kept()}
+
+
+@pytest.mark.parametrize("layered", [False, True])
+async def test_a_disk_that_is_kept_as_a_volume_has_all_that_it_stood_on(
+    driver: DirectoryVolumes, base: str, layered: bool
+) -> None:
+    await driver.ensure(ID, size_bytes=0, base=base, base_format="raw")
+    write(await list_files(driver), "a", 65536, base=base)
+    if layered:
+        await freeze(driver, "one")
+        await driver.layers.keep(kept("s1", "one"))
+        write(await list_files(driver), "n", 131072, base=base)
+    whole = await asyncio.to_thread(read, await list_files(driver), base)
+    assert whole.startswith("banb" if layered else "babb")
+    for _ in range(2):
+        volume = await driver.keep(ID, "kept", base=base, base_format="raw")
+    await driver.remove(ID)
+    assert await asyncio.to_thread(read, [volume.path]) == whole
+    assert await driver.layers.list_layers("kept") == []

@@ -111,17 +111,37 @@ class DirectoryVolumes:
         assert facts is not None
         return facts
 
-    async def keep(self, volume_id: str, other_id: str) -> VolumeFacts:
-        facts = await self.share(volume_id, other_id)
-        if facts.format == "qcow2":
-            await run_qemu_img("rebase", "-q", "-f", "qcow2", "-b", "", str(self._path(other_id)))
-        if self._records.is_used():
-            await asyncio.to_thread(self._stand_alone, other_id)
-        return facts
-
-    def _stand_alone(self, volume_id: str) -> None:
-        with self._records.locked():
-            self._records.write(volume_id, Chain())
+    async def keep(
+        self, volume_id: str, other_id: str, *, base: str | None = None, base_format: str = "qcow2"
+    ) -> VolumeFacts:
+        layers = await self.layers.list_layers(volume_id)
+        if not layers:
+            facts = await self.share(volume_id, other_id)
+            if facts.format == "qcow2" and base is not None:
+                check_own(Path(facts.path), f"disk {volume_id}")
+                await run_qemu_img("rebase", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", base, facts.path)
+                await run_qemu_img("rebase", "-q", "-f", "qcow2", "-b", "", facts.path, seconds=COPY_SECONDS)
+            return facts
+        if (there := self._inspect(other_id)) is not None:
+            return there
+        if layer := await self.layers.find_unfinished(volume_id):
+            raise DriverFailed(
+                f"disk {volume_id} can't be kept while a snapshot of it is taken (layer {layer})",
+                details={"step": "disk"},
+            )
+        files = [*(layer.path for layer in layers), str(self._path(volume_id))]
+        for path in files:
+            check_own(Path(path), f"disk {volume_id}")
+        below, work = [(base, base_format)] if base is not None else [], self._work(other_id)
+        image = describe_chain([*below, *((path, "qcow2") for path in files)])
+        try:
+            await run_qemu_img("convert", "-q", "-O", "qcow2", image, str(work), seconds=COPY_SECONDS)
+            await asyncio.to_thread(self._name, other_id, work)
+        finally:
+            work.unlink(missing_ok=True)
+        made = self._inspect(other_id)
+        assert made is not None
+        return made
 
     def _share(self, volume_id: str, other_id: str) -> None:
         if not self._records.is_used():

@@ -85,7 +85,9 @@ class FakeVolumes:
         self.shelf.volumes[volume_id] = grown = msgspec.structs.replace(facts, size_bytes=size_bytes)
         return grown
 
-    async def keep(self, volume_id: str, other_id: str) -> VolumeFacts:
+    async def keep(
+        self, volume_id: str, other_id: str, *, base: str | None = None, base_format: str = "qcow2"
+    ) -> VolumeFacts:
         await self._meet("keep", volume_id)
         facts = self.shelf.volumes.get(volume_id)
         if facts is None:

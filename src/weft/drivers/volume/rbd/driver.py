@@ -91,7 +91,9 @@ class RbdVolumes:
         left = min(left, max(0, quota - stored)) if quota else left
         return PoolFacts(str(uuid.uuid5(uuid.UUID(fsid), str(found["id"]))), stored + left, left)
 
-    async def keep(self, volume_id: str, other_id: str) -> VolumeFacts:
+    async def keep(
+        self, volume_id: str, other_id: str, *, base: str | None = None, base_format: str = "qcow2"
+    ) -> VolumeFacts:
         return await self.share(volume_id, other_id)  # what it stands on is Ceph's to keep
 
     async def share(self, volume_id: str, other_id: str) -> VolumeFacts:
