@@ -307,9 +307,9 @@ class Intake:
         self._offer_waiting()
 
     def _offer_waiting(self) -> None:
-        now, find = self._clock.now(), self._view.find
+        now = self._clock.now()
         found = [workload for key in self.leases if (workload := self._view.get(key)) is not None]
-        turns = [(find_turn(item, find(ALLOCATIONS_BY_WORKLOAD, item.uid), now), item.key) for item in found]
+        turns = [(find_turn(self._view, item, now), item.key) for item in found]
         first = set(mix(turns, MOST_LEASES))
         self.leases = {item.key for item in found} - first
         self.offer_keys(first)
@@ -345,10 +345,10 @@ class Intake:
 
     def offer_to_lanes(self, keys: Iterable[str]) -> None:
         """Queue these workloads for a decision, in their turn."""
-        now, find = self._clock.now(), self._view.find
+        now = self._clock.now()
         for key in keys:
             if (workload := self._view.get(key)) is not None and not workload.deleting:
-                self.queue.offer(key, find_turn(workload, find(ALLOCATIONS_BY_WORKLOAD, workload.uid), now))
+                self.queue.offer(key, find_turn(self._view, workload, now))
 
     def _forget(self, workload: Item) -> None:
         """It wants no place."""
@@ -477,13 +477,13 @@ class Intake:
             for item in allocations
         )
         if to_do or has_migrated_from(workload, allocations):
-            self.queue.offer(workload.key, find_turn(workload, allocations, now))
+            self.queue.offer(workload.key, find_turn(self._view, workload, now))
         elif not wants_place(self._view, workload):
             self._forget(workload)
         elif is_queued(spec):
             self.enter([workload.key])
         else:
-            self.queue.offer(workload.key, find_turn(workload, allocations, now))
+            self.queue.offer(workload.key, find_turn(self._view, workload, now))
 
     def _offer_all(self, workloads: Iterable[Item]) -> None:
         for workload in workloads:

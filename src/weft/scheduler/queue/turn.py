@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from weft.informer.view import Item
+from weft.informer.view import Item, View
 from weft.informer.workloads import gang_of, spec_of
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, LOST_BY_WORKLOAD, AllocationSpec, AllocationStatus
 from weft.kinds.fields.lease import MOST_PRIORITY, PATIENCE_SECONDS
 from weft.kinds.parts.workload import WorkloadSpec
 
@@ -47,11 +47,13 @@ def is_suspended(allocation: Item) -> bool:
     return lease is not None and lease.suspension is not None and not lease.cancelled and not away
 
 
-def waits_since(workload: Item, allocations: list[Item]) -> float:
-    """Time since which it waits for capacity (seconds since 1970)."""
-    leases = [allocation.spec(AllocationSpec).lease for allocation in allocations]
+def waits_since(view: View, workload: Item) -> float:
+    """Time since which it waits for capacity (seconds since 1970): since it was suspended, or lost with its node, or made."""
+    leases = [one.spec(AllocationSpec).lease for one in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)]
     suspended = [lease.suspension.at for lease in leases if lease is not None and lease.suspension is not None]
-    return min(suspended, default=workload.envelope.created_at)
+    ends = [one.status(AllocationStatus).ended_by for one in view.find(LOST_BY_WORKLOAD, workload.uid)]
+    lost = max((end.at for end in ends if end is not None), default=workload.envelope.created_at)
+    return min(suspended, default=lost)
 
 
 def is_patient(since: float, now: float) -> bool:
@@ -59,14 +61,14 @@ def is_patient(since: float, now: float) -> bool:
     return now - since >= PATIENCE_SECONDS
 
 
-def find_turn(workload: Item, allocations: list[Item], now: float) -> QueuePosition:
+def find_turn(view: View, workload: Item, now: float) -> QueuePosition:
     """Turn at the level of its priority, if it is best-effort. What has a place immediately or never, and what has waited long,
     comes before."""
     lease = spec_of(workload).lease
-    suspended = [item for item in allocations if is_suspended(item)]
-    if len(suspended) < len(allocations) or (lease is not None and lease.mode != "best-effort"):
+    has_place = not all(map(is_suspended, view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)))
+    if has_place or (lease is not None and lease.mode != "best-effort"):
         return QueuePosition(AT_ONCE, "", workload.envelope.created_at)
-    since = waits_since(workload, suspended)
+    since = waits_since(view, workload)
     if is_patient(since, now):
         return QueuePosition(PATIENT, "", since)
     return QueuePosition(lease.priority if lease is not None else 0.0, workload.envelope.project or "", since)

@@ -82,7 +82,7 @@ def find_waiting(view: View, engine: Engine, now: float) -> tuple[list[Item], li
         if starts:
             promised.append((min(starts), item))
         elif wants_place(view, item) or any(map(is_suspended, allocations)):
-            turns.append((find_turn(item, allocations, now), item))
+            turns.append((find_turn(view, item, now), item))
     for turn, item in sorted(_order_leases(engine, turns, now), key=lambda one: (one[0].since, one[1].key)):
         queue.offer(item.key, turn)
     promised.sort(key=lambda one: (one[0], one[1].key))
@@ -221,7 +221,7 @@ def _describe(
         kind=item.envelope.kind,
         project=item.envelope.project or "",
         priority=lease.priority if lease is not None else 0,
-        waiting_seconds=round(max(0.0, now - waits_since(item, allocations)), 3),
+        waiting_seconds=round(max(0.0, now - waits_since(view, item)), 3),
         expected_start=start[0] if start is not None else None,
         confidence=start[1] if start is not None else "none",  # type: ignore[arg-type]
         held_by=_find_hold(item, allocations, start[0] if place is None and start is not None else None, to_all),
