@@ -292,6 +292,28 @@ def test_the_backups_page_says_which_vms_have_none(open_page: Open, fabric: Fabr
         fabric.weft("backuprepository", "delete", "safe", "--yes")
 
 
+def test_a_silent_node_s_page_says_what_becomes_of_each_guest(open_page: Open, fabric: Fabric) -> None:
+    outlook = "it restarts elsewhere at 2026-12-01 01:31:46 UTC if the node isn't heard of before"
+
+    def silence(route: Route) -> None:
+        """As the server answers once the node's heartbeat has run out."""
+        answer = route.fetch()
+        page = answer.json()
+        for vm in page["items"]:
+            message = f"node n1 sends no heartbeat; {outlook}"
+            vm["status"] |= {"phase": "Unknown", "reason": "nodeLost", "message": message}
+        route.fulfill(response=answer, json=page)
+
+    node = json.loads(fabric.weft("get", "vm/shown", "-o", "json").out)["status"]["node"]
+    page = open_page(f"o/node/-/{node}")
+    row = page.get_by_label("Workloads", exact=True).get_by_role("row").filter(has_text="shown")
+    expect(row).to_contain_text("Running")
+    expect(page.get_by_role("columnheader", name="OUTLOOK")).to_have_count(0)
+    page.route(re.compile("/v1/(projects/[a-z]+/)?vms\\?"), silence)
+    page.reload()
+    expect(row).to_contain_text(outlook)
+
+
 def test_the_alerts_page_shows_what_fires_and_silences_it_by_a_click(open_page: Open, fabric: Fabric) -> None:
     evil = "<img src=x onerror=alert(1)>"
     alert = {"labels": {"vm": evil, "node": "n1"}, "value": 0.97, "since": 1_700_000_000.0, "state": "firing"}

@@ -100,6 +100,7 @@ class Fabric:
         self.underlay = Underlay(fate)
         self.clock = Clock(loop)
         self.witness.wall = self.clock.now
+        self.needs: dict[str, Any] = {}  # of the controllers, beside what all have
         notes = Notes(self.clock, self.witness)
         self.cluster = Cluster(loop, fate, notes) if store == "etcd" else None  # of etcd, which several servers share
         self.servers = self._make_servers(servers, store, notes)

@@ -1,7 +1,8 @@
 """A container that may start elsewhere if its node is lost, on one node to which bad things happen: never do two of it run.
 
 The real API server, controllers, agents and guard's decisions; machines whose boot clocks have rates of their own, whose processes
-are stopped and killed, and which sleep.
+are stopped and killed, and which sleep. In a mixed story machines have BMCs that answer late or not, and nodes have an autonomy
+that people change.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
+from unittest import mock
 
 from tests.simulation.conversions import IMAGE
-from tests.simulation.fabric import Fabric
+from tests.simulation.etcd import Cluster
+from tests.simulation.fabric import Fabric, _envelope
 from tests.simulation.fate import Fate
 from tests.simulation.node import Node
 from tests.simulation.people import MIB
@@ -21,14 +26,17 @@ from tests.simulation.simulation import simulate
 from tests.simulation.test_returning_node import ask, until
 from tests.simulation.virtual_loop import Part
 from weft.contracts.guard import Held
+from weft.contracts.power import PowerState
 from weft.drivers.guard.driver import ANSWER_SECONDS
 from weft.drivers.guard.holds import Hold, HoldRequest, Holds, apply_request, find_next, list_due, note_ended
-from weft.failover.timing import NODES, RATE_ERROR
-from weft.kinds.allocation import AllocationReport, AllocationSpec, is_held
+from weft.failover.timing import NODES, RATE_ERROR, stretch
+from weft.kinds.allocation import AllocationReport, AllocationSpec, AllocationStatus, is_held
+from weft.kinds.parts.node.power import BmcAddress
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.envelope import decode_part
-from weft.objects.errors import DriverFailed
+from weft.objects.errors import DriverFailed, Unavailable
 
+T = TypeVar("T")
 CONTAINERS = "/v1/projects/default/containers"
 NAME = "web"
 # Around the ends of a lease, of a promise, and of what follows them.
@@ -54,6 +62,9 @@ FAULTS = (
 )
 
 
+AUTONOMY_SECONDS = (0.0, 0.0, 60.0)
+
+
 class Machine:
     """What a node has beside its agent: a boot clock, and a guard that outlives the agent. See ``GuardDriver``."""
 
@@ -63,6 +74,7 @@ class Machine:
         self._booted, self._boots = self._loop.now, 1
         self.holds: Holds = {}
         self.sleeps = False
+        self._fell: Part | None = None  # the agent that was there when its power was lost
         self.guard: Part
         self._begin_guard()
 
@@ -96,7 +108,12 @@ class Machine:
                 self.end(name)
                 self.holds = note_ended(self.holds, name, now)
 
+    @property
+    def is_off(self) -> bool:
+        return self._fell is not None and self._fell is self.node.part
+
     def lose_power(self) -> None:
+        self._fell = self.node.part
         self.holds, self._booted, self._boots = {}, self._loop.now, self._boots + 1
 
     def sleep(self) -> None:
@@ -172,14 +189,31 @@ class NodeFaults:
         return self._fate.is_deaf(who)
 
 
-class Story:
-    """One container, and what happens to the node that it is on. ``losses``: how often it was freed."""
+class Bmc:
+    """Of a machine. It is dead at times; its answers come when they come (``_answer_late``)."""
 
-    def __init__(self, fabric: Fabric, seed: int) -> None:
-        self.fabric, self.losses = fabric, 0
+    def __init__(self, machine: Machine, chance: random.Random) -> None:
+        self._machine, self._chance = machine, chance
+
+    def read(self) -> PowerState:
+        if self._chance.random() < 0.2:
+            raise Unavailable("no BMC answers")
+        return "off" if self._machine.is_off else "on"
+
+    def switch(self, to: PowerState) -> None:
+        raise AssertionError("nobody orders it")
+
+
+class Story:
+    """One container, and what happens to the node that it is on. ``losses``: how often it was freed, by which evidence."""
+
+    def __init__(self, fabric: Fabric, seed: int, *, mixed: bool) -> None:
+        self.fabric, self.losses = fabric, Counter[str]()
+        self._mix = random.Random(f"mix {seed}") if mixed else None
         self._chance = random.Random(f"lost node {seed}")
-        self._people = random.Random(f"people {seed}")
+        self._people, self._weather = random.Random(f"people {seed}"), random.Random(f"weather {seed}")
         self._machines: dict[str, Machine] = {}
+        self._autonomy: dict[str, float] = {}
         fabric.sides.see_container = lambda node, plan: self._check(node)  # type: ignore[method-assign]
         see = fabric.witness.on_commit
 
@@ -187,7 +221,8 @@ class Story:
             see(was, now)
             if now is not None and was is not None and now.kind == "allocation":
                 roles = [decode_part(one.spec, AllocationSpec).role for one in (was, now)]
-                self.losses += roles == ["active", "lost"]
+                if roles == ["active", "lost"] and (ended := decode_part(now.status, AllocationStatus).ended_by):
+                    self.losses[ended.by] += 1
                 self._check("")
 
         fabric.witness.on_commit = see_commit
@@ -204,8 +239,17 @@ class Story:
             return node
 
         fabric._enrol = enrol  # type: ignore[method-assign]
+        fabric.needs = {"unseal": lambda sealed, _: sealed.encode(), "open_bmc": self._open_bmc}
         await fabric.set_up()
+        if self._mix is not None:
+            await fabric._put(_envelope("secret", "bmc", "default", {"sealed": {"user": "u", "password": "p"}}))
+            for node in fabric.nodes:
+                power = {"power": f"redfish://{node.name}", "power_secret": "default/bmc"}
+                await self._change(node, self._mix.choice(AUTONOMY_SECONDS), **power)
         fabric.clock.jump_seconds = chance.uniform(-3600, 3600)
+        if fabric.cluster is not None:  # a pause ends at a time of day, of which the servers know within seconds
+            for server in fabric.servers:
+                server.clock.jump_seconds = fabric.clock.jump_seconds + self._weather.uniform(-2.0, 2.0)
         spec = {"image": IMAGE, "cpu": 0.5, "memory": 64 * MIB, "grace": 1.0, "restart": "always"}
         body = {"kind": "container", "name": NAME, "spec": {**spec, "on_node_loss": "restart"}}
         await ask(fabric, "POST", CONTAINERS, body)
@@ -246,6 +290,10 @@ class Story:
         ends = list[Callable[[], None]]()
         kinds = chance.choice(FAULTS)
         length = chance.choice(LENGTHS) + chance.uniform(-0.5, 0.5)
+        if self._mix is not None:
+            kinds = self._mix.choice((kinds, kinds, ("power",), ("power", "cut"), ("blink", "cut")))
+            length += stretch(self._autonomy.get(node.name, 0.0)) * self._mix.choice((0, 1))
+            length += self._mix.choice((0.0, 0.0, NODES.promise))  # and a new leader has counted that
         if self._people.random() < 0.2:
             with contextlib.suppress(AssertionError):  # a pause that ends before the former one is refused
                 await ask(fabric, "POST", f"/v1/nodes/{node.name}:guard", {"pause": self._people.uniform(60.0, 150.0)})
@@ -253,13 +301,20 @@ class Story:
         if self._people.random() < 0.4:  # people who are wrong about it, if they are heard
             fabric._revive(self._confirm_off(node, self._people.uniform(25.0, length + 20.0)), "a wrong word")
         ends_at = fabric.loop.now + length + 3.0
+        if fabric.cluster is not None and self._weather.random() < 0.7:
+            self._darken(fabric.cluster, self._weather.choice(LENGTHS))
+            kinds = kinds if self._weather.random() < 0.6 else ()
         for kind in kinds:
-            await asyncio.sleep(chance.uniform(0.0, 1.5))
+            await asyncio.sleep(chance.uniform(0.0, 1.5) if "blink" not in kinds else chance.uniform(3.0, 12.0))
             ends += self._begin(kind, node, machine)
+        if self._mix is not None and self._mix.random() < 0.3:
+            later = self._change(node, self._mix.choice(AUTONOMY_SECONDS), after=self._mix.uniform(0.0, length))
+            fabric._revive(later, "another autonomy")
         if chance.random() < 0.4:
             at, server = chance.uniform(0.0, length), fabric.server
-            fabric.later(at, server.kill_controllers)
-            fabric.later(at + chance.uniform(0.5, 5.0), server.start_controllers)
+            several = fabric.cluster is not None  # whose processes share more there than real ones do
+            fabric.later(at, server.kill if several else server.kill_controllers)
+            fabric.later(at + chance.uniform(0.5, 5.0), server.start if several else server.start_controllers)
         if chance.random() < 0.2 and "guard stops" not in kinds and "sleep" not in kinds:
             fabric.later(chance.uniform(0.0, length), lambda: self._restart(node))
         await asyncio.sleep(max(0.0, ends_at - fabric.loop.now))
@@ -267,6 +322,16 @@ class Story:
         for end in ends:
             end()
             await asyncio.sleep(chance.choice((0.0, 0.5, 6.0)))
+
+    async def _change(self, node: Node, autonomy: float, after: float = 0.0, **spec: Any) -> None:
+        await asyncio.sleep(after)
+        self._autonomy[node.name] = autonomy
+        with contextlib.suppress(AssertionError):  # somebody else changed it
+            await ask(self.fabric, "PATCH", f"/v1/nodes/{node.name}", {"spec": {"autonomy_seconds": autonomy, **spec}})
+
+    def _open_bmc(self, address: BmcAddress, values: Mapping[str, str]) -> Bmc:
+        assert self._mix is not None
+        return Bmc(self._machines[address.host], self._mix)
 
     def _begin(self, kind: str, node: Node, machine: Machine) -> list[Callable[[], None]]:
         """Let it begin; what ends it."""
@@ -294,11 +359,30 @@ class Story:
             case "sleep":
                 machine.sleep()
                 return [machine.wake]
-            case "power":
+            case "power" | "blink":  # off for so short that a late word of its BMC finds it running again
                 node.lose_power()
                 machine.lose_power()
-                fabric.later(self._chance.uniform(0.5, 60.0), node.start)
+                fabric.later(self._chance.uniform(0.5, 60.0) if kind == "power" else 0.5, node.start)
         return []
+
+    def _darken(self, cluster: Cluster, length: float) -> None:
+        """The store is away for a server or for all, which reach it again one after the other, or a server's machine freezes."""
+        fabric, weather = self.fabric, self._weather
+        match weather.choice(("leaderless", "all", "one", "deaf", "frozen")):
+            case "leaderless":
+                cluster.leaderless = True
+                fabric.later(length, lambda: setattr(cluster, "leaderless", False))
+            case "frozen":
+                server = weather.choice(fabric.servers)
+                for part in (server.doorway.part, server.controllers):
+                    if part is not None and part.alive:
+                        part.freeze()
+                        fabric.later(length, part.thaw)
+            case kind:
+                cut, some = cluster.deaf if kind == "deaf" else cluster.cut_off, fabric.servers
+                for server in some if kind == "all" else [weather.choice(some)]:
+                    cut.add(server.name)
+                    fabric.later(length + weather.uniform(0.0, 10.0), partial(cut.discard, server.name))
 
     async def _confirm_off(self, node: Node, after: float) -> None:
         await asyncio.sleep(after)
@@ -348,9 +432,22 @@ class _Place:
         return self.spec.workload.name == name
 
 
-def tell_story(seed: int, rounds: int = 2) -> tuple[list[str], int]:
-    """What broke, and how often the container was freed."""
-    with simulate(seed, Fate(seed, 0, {}), converts=True) as fabric:
-        story = Story(fabric, seed)
+def tell_story(seed: int, rounds: int = 2, servers: int = 1, *, mixed: bool = False) -> tuple[list[str], Counter[str]]:
+    """What broke, and how often the container was freed, by evidence. Several ``servers`` share an etcd, to which bad things
+    happen, too. ``mixed``: machines have BMCs, and nodes an autonomy."""
+    late = random.Random(f"late {seed}")
+
+    async def answer_late(work: Callable[[], T]) -> T:
+        answer = work()
+        await asyncio.sleep(late.choice((0.1, 1.0, 40.0)) * late.random())
+        return answer
+
+    with (
+        mock.patch("weft.controllers.power.controller.in_thread", answer_late),
+        simulate(
+            seed, Fate(seed, 0, {}), "etcd" if servers > 1 else "memory", converts=True, servers=servers
+        ) as fabric,
+    ):
+        story = Story(fabric, seed, mixed=mixed)
         fabric.loop.run_until_complete(story.run(rounds))
         return fabric.witness.violations, story.losses

@@ -139,7 +139,7 @@ class Server:
             kill=self._lose_controllers,
         )  # fmt: skip
         work = controllers.decide(
-            store, Journal(), self.clock, Needs(images=fabric.folder / "images"),
+            store, Journal(), self.clock, Needs(images=fabric.folder / "images", **fabric.needs),
             holder=name_holder(self.name, self._uid) if self._several else f"controllers {self._terms}",
             strategy="least_loaded",
         )  # fmt: skip

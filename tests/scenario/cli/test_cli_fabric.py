@@ -544,6 +544,8 @@ def test_labels_volumes_and_cordons_change_what_is_there(fabric: Fabric) -> None
     assert "Cordoned" in fabric.weft("node", "list").out
     assert fabric.weft("uncordon", "n2").code == 0
     assert fabric.weft("node", "guard", "n1", "n2", "--pause", "10m").code == 0
+    every = fabric.weft("node", "guard", "--pause", "11m")
+    assert every.err.startswith("no name is given: all 2 nodes: n1, n2\n") and every.out.count("guard paused") == 2
     shorter = fabric.weft("node", "guard", "n1", "--pause", "1m")
     assert shorter.code != 0 and "can't be shortened" in shorter.err
     assert fabric.weft("vm", "delete", "box", "--yes").code == 0

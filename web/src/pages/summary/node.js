@@ -13,12 +13,14 @@ import { Describe, Internals, Reason } from './object.js';
 
 const SHOWN = 100; // workloads
 const EVENTS = 6;
+const OUT_OF_REACH = new Set(['nodeLost', 'nodeAutonomous']); // reasons of a workload whose node isn't heard
 const MACHINE = { address: 'address', version: 'weft', hypervisor: 'hypervisor', kernel: 'kernel', accelerator: 'guests run by', cpu_model: 'processor' };
 
 export function NodeSummary({ kind, obj, row }) {
   const labels = Object.entries(obj.labels ?? {});
   const place = [obj.spec?.zone, obj.spec?.rack].filter(Boolean).join(', ');
-  return html`<${Reason} status=${obj.status} />
+  const waiting = obj.conditions?.find((each) => each.type === 'GuestsGoOn' && each.status === 'False');
+  return html`<${Reason} status=${obj.status} />${waiting && html`<div class="problem"><b>${waiting.reason}</b> ${waiting.message}</div>`}
     <div class="panels">
       <${Fill} name=${row.name} />
       <section class="panel"><h2>The machine</h2><dl class="facts">
@@ -50,10 +52,14 @@ function Workloads({ name }) {
     return () => { isOver = true; };
   }, [name, changes, returns.value]);
   if (!found) return html`<p class="soft">Reading what runs there…</p>`;
+  const isSilent = found.some(outlookOf);
   return html`<section class="panel"><h2>Workloads (${found.length})</h2>
     ${!found.length && html`<p class="soft">Nothing runs there.</p>`}
-    ${found.length > 0 && html`<div class="scroll whole" tabindex="0" role="region" aria-label="Workloads"><table><thead><tr><th>KIND</th><th>NAME</th><th>PROJECT</th><th>PHASE</th><th class="number">CORES</th><th class="number">MEMORY</th><th>ADDRESS</th></tr></thead>
+    ${found.length > 0 && html`<div class="scroll whole" tabindex="0" role="region" aria-label="Workloads"><table><thead><tr><th>KIND</th><th>NAME</th><th>PROJECT</th><th>PHASE</th><th class="number">CORES</th><th class="number">MEMORY</th><th>ADDRESS</th>${isSilent && html`<th>OUTLOOK</th>`}</tr></thead>
       <tbody>${found.slice(0, SHOWN).map((each) => html`<tr key=${each.uid}><td>${kinds.value.get(each.kind).title}</td><td><${Name} row=${each} /></td><td>${each.project}</td><td><${State} phase=${each.status?.phase} health=${health.value[each.status?.phase]} /></td>
-        <td class="number">${number(each.spec.cpu, 2)}</td><td class="number">${size(each.spec.memory)}</td><td class="mono">${each.status?.address || '–'}</td></tr>`)}</tbody></table></div>`}
+        <td class="number">${number(each.spec.cpu, 2)}</td><td class="number">${size(each.spec.memory)}</td><td class="mono">${each.status?.address || '–'}</td>${isSilent && html`<td>${outlookOf(each)}</td>`}</tr>`)}</tbody></table></div>`}
     ${found.length > SHOWN && html`<p class="more">and ${found.length - SHOWN} more</p>`}</section>`;
 }
+
+// What becomes of a guest whose node isn't heard: the second clause of what its status says.
+const outlookOf = (each) => (OUT_OF_REACH.has(each.status?.reason) ? each.status.message.split('; ').slice(1).join('; ') : '');
