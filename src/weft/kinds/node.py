@@ -175,6 +175,7 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     lost_at: float | None = None  # when its heartbeats were missed first; None while it sends them
     autonomous_until: float | None = None  # of a silent node; if people ended its autonomy: when it would have ended
     quarantine: Quarantine | None = None
+    newer_than: str = ""  # the oldest server's release, while the agent's is newer: it takes no new workloads
 
 
 def is_quarantined(status: NodeStatus) -> bool:
@@ -183,8 +184,11 @@ def is_quarantined(status: NodeStatus) -> bool:
 
 
 def find_cordon(asked: NodeActions, status: NodeStatus) -> str:
-    """``cordoned``, ``quarantined``, or empty: why no new workloads are placed on a node that is ready."""
-    return "cordoned" if asked.cordoned else "quarantined" if is_quarantined(status) else ""
+    """``cordoned``, ``quarantined``, ``newer than the servers``, or empty: why no new workloads are placed on a node that is
+    ready."""
+    if asked.cordoned:
+        return "cordoned"
+    return "quarantined" if is_quarantined(status) else "newer than the servers" if status.newer_than else ""
 
 
 class Gpu(msgspec.Struct, frozen=True):

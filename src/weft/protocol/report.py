@@ -22,6 +22,7 @@ class JoinInput(msgspec.Struct, frozen=True):
 
     node: str  # its name
     csr: str  # a signing request as PEM text; only its key is used
+    release: str = ""  # of its weft; "": one that doesn't tell
 
 
 class RenewInput(msgspec.Struct, frozen=True):

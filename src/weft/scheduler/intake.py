@@ -549,7 +549,7 @@ def is_regrouped(allocation: Item, workload: Item) -> bool:
 def _placement_relevant_node_state(node: Item) -> object:
     """All that this module reads of a node; not its sums, which change with each placement."""
     of, status = node.envelope, node.status(NodeStatus)
-    state = status.phase, is_quarantined(status) and status.quarantine
+    state = status.phase, is_quarantined(status) and status.quarantine, status.newer_than
     asked = node.actions(NodeActions)
     return (node.uid, bytes(of.spec), asked, bytes(of.report), of.labels, state, node.deleting)
 
@@ -563,7 +563,13 @@ def _promises_of_node(node: Item) -> object:
     """All that decides whether leases begin on a node."""
     asked, status = node.actions(NodeActions), node.status(NodeStatus)
     people = asked.cordoned, asked.drain, asked.maintenance
-    return status.phase, node.report(NodeReport).contact, people, is_quarantined(status) and status.quarantine
+    return (
+        status.phase,
+        node.report(NodeReport).contact,
+        people,
+        is_quarantined(status) and status.quarantine,
+        status.newer_than,
+    )
 
 
 def _spec_state(workload: Item) -> object:

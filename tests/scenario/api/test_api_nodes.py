@@ -13,6 +13,7 @@ import pytest
 from tests.node_key import make_node_key
 from tests.scenario.api_lab import ApiLab, JoinedNode, make_allocation, make_image, make_vm
 
+import weft
 from weft.api.object.verbs import PLACE_SECONDS
 from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
@@ -174,6 +175,22 @@ def test_a_join_must_bring_a_name_and_a_sound_request(lab: ApiLab) -> None:
             request()
     with pytest.raises(Forbidden, match="only a join token"):
         lab.join_with(lab.context.token, "n1")
+
+
+@pytest.mark.parametrize(("release", "status"), [("99.0.0", 409), (weft.__version__, 400), ("", 400), ("?", 400)])
+def test_an_agent_that_is_newer_than_the_server_is_refused_before_anything_else(
+    lab: ApiLab, release: str, status: int
+) -> None:
+    made = lab.client.create({"kind": "token", "spec": {"use": "join"}})
+    joiner = lab.connect(msgspec.structs.replace(lab.context, token=made["secret"]))
+    answer = joiner.http.request("POST", "/v1/join", {"node": "n1", "csr": "x", "release": release})
+    assert answer.status == status  # 400: its signing request can't be read
+    if status == 409:
+        assert answer.json()["reason"] == "newerAgent"
+        assert answer.json()["message"] == (
+            f"this cluster runs weft {weft.__version__}, and node n1 has {release}: an agent can't be newer than the servers"
+        )
+        assert "upgrade the servers" in answer.json()["hint"]
 
 
 def test_a_node_sees_only_what_is_its_own(lab: ApiLab) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from weft import __version__
 from weft.client.answer import raise_problem
 from weft.client.context import Context
 from weft.client.http import Http
@@ -148,7 +149,7 @@ def _join(state_dir: Path, server: str, ca: str, token: str, node: str, address:
     csr = _make_request(key)
     http = Http(Context(server=server, ca=ca, token=token, server_name=SERVER_NAME))
     try:
-        answer = http.request("POST", "/v1/join", JoinInput(node, csr))
+        answer = http.request("POST", "/v1/join", JoinInput(node, csr, __version__))
     finally:
         http.close()
     try:

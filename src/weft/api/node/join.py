@@ -9,17 +9,19 @@ from __future__ import annotations
 import msgspec
 from cryptography import x509
 
+import weft
 from weft.api.admission.commit import read_again, retry
 from weft.api.auth.authorise import require_enrolled
 from weft.api.auth.enrolments import change
 from weft.api.context import ApiContext, TokenFacts
 from weft.api.request.call import Call, Change, json_answer
 from weft.api.route import Route, Topic
+from weft.client.server.version_skew import is_newer
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.node import NODE, NodeSpec
 from weft.kinds.token import TokenStatus
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
-from weft.objects.errors import AlreadyExists, Forbidden, NotAuthenticated
+from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, NotAuthenticated
 from weft.objects.identity import check_name, new_uid, object_key
 from weft.objects.schema import read_strict
 from weft.protocol.report import JoinAnswer, JoinInput, RenewInput
@@ -38,11 +40,22 @@ async def join(context: ApiContext, call: Call) -> Answer:
     call.query()
     given = read_strict(await call.read_object(), JoinInput, "")
     name = check_name(given.node, "node")
+    _refuse_newer(name, given.release)
     csr = read_csr(given.csr)
     key = digest_of_key(csr)
     uid, begins = await retry(context, lambda: _enrol(context, call.actor.id, name, key))
     call.changed.append(Change(Envelope(kind=NODE.name, name=name, uid=uid), ""))
     return _certificate(context, call, csr, uid, begins)
+
+
+def _refuse_newer(node: str, release: str) -> None:
+    """Raise IllegalTransition if the agent of ``node`` is newer than this server."""
+    if is_newer(release, weft.__version__):
+        raise IllegalTransition(
+            f"this cluster runs weft {weft.__version__}, and node {node} has {release}: an agent can't be newer than the servers",
+            reason="newerAgent",
+            hint=f"install weft {weft.__version__} there, or upgrade the servers first",
+        )
 
 
 async def renew(context: ApiContext, call: Call, name: str) -> Answer:

@@ -85,6 +85,13 @@ def _describe_refusals(node: Object) -> Iterator[tuple[str, str]]:
     ):
         if dig(node, f"actions.{on}"):
             yield word, f"no new workloads are placed here{_bracket(dig(node, f'actions.{reason}', ''))}"
+    if newer_than := dig(node, "status.newer_than"):
+        release = dig(node, "report.version", "")
+        yield (
+            "newer",
+            f"no new workloads are placed here: its agent is weft {release}, newer than the servers; upgrade them, or install weft "
+            f"{newer_than} here",
+        )
     if (quarantine := dig(node, "status.quarantine")) is not None:
         yield "quarantined", _describe_quarantine(quarantine, str(dig(node, "name", "")))
 

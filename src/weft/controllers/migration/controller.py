@@ -243,7 +243,8 @@ def _migration_relevant_state(node: Item) -> object:
     """The parts of a node that concern migrations from it and to it."""
     asked = node.actions(NodeActions)
     people = (node.spec(NodeSpec).migration_bandwidth, asked.cordoned, asked.drain, asked.maintenance)
-    return node.uid, node.status(NodeStatus).phase, is_quarantined(node.status(NodeStatus)), people
+    status = node.status(NodeStatus)
+    return node.uid, status.phase, is_quarantined(status), status.newer_than, people
 
 
 def _migrations_of(view: View, allocations: Iterable[Item]) -> list[str]:

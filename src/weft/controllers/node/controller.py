@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from weft.client.server.version_skew import find_oldest, is_newer
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
@@ -43,6 +44,7 @@ from weft.kinds.node import (
     is_quarantined,
 )
 from weft.kinds.parts.node.power import is_off
+from weft.kinds.server import ServerStatus
 from weft.kinds.volume import VOLUMES_BY_HOME, VolumeStatus
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.quantity import format_bytes, format_cpu, format_time
@@ -58,7 +60,7 @@ SOURCE = "nodes"
 
 class Nodes:
     name = "nodes"
-    kinds = ("node", "allocation", "volume")
+    kinds = ("node", "allocation", "volume", "server")
 
     def __init__(self, renewals: Renewals, clock: Clock) -> None:
         self._renewals = renewals
@@ -79,6 +81,10 @@ class Nodes:
             alike = self._cpus.note(change)
             is_news = change.old is None or has_changed(change, _read_off)
             return (change.key, *alike, TICK) if is_news else (change.key, *alike)
+        if change.kind == "server":
+            if not has_changed(change, _read_release):
+                return ()
+            return tuple(view.of_kind("node"))
         if change.kind == "volume":
             if has_changed(change, list_claims_of_volume):
                 homes = [item.status(VolumeStatus).node_uid for item in (change.old, change.new) if item is not None]
@@ -105,12 +111,12 @@ class Nodes:
                 nodes[node.key] = node
             for uid in self._take_unsummed():
                 nodes.update((node.key, node) for node in view.find(NODES_BY_UID, uid))
-        evidence = Evidence(view)
+        evidence, oldest = Evidence(view), find_oldest(map(_read_release, view.of_kind("server").values()))
         for node in nodes.values():
             next_start = min(find_next_start(view, node.uid, now), find_next_end(node, now))
             if next_start < math.inf:
                 plan.later[node.key] = max(CHECK_EVERY_SECONDS, min(next_start - now, LONGEST_SECONDS))
-            commit = plan_node(view, node, self._judge(node), self._cpus.common(node.key), now, evidence)
+            commit = plan_node(view, node, self._judge(node), self._cpus.common(node.key), now, evidence, oldest)
             if commit is not None:
                 plan.commits.append(commit)
         return plan
@@ -154,14 +160,16 @@ def _read_off(node: Item) -> bool:
 
 
 def plan_node(
-    view: View, node: Item, live: bool | None, cpu_model: str, now: float, evidence: Evidence
+    view: View, node: Item, live: bool | None, cpu_model: str, now: float, evidence: Evidence, oldest: str = ""
 ) -> Commit | None:
-    """Write the node's status and its conditions if they change; ``cpu_model`` is the one that it has in common with others."""
+    """Write the node's status and its conditions if they change; ``cpu_model`` is the one that it has in common with others,
+    ``oldest`` the oldest server's release."""
     former = node.status(NodeStatus)
     sums = sum_allocations(view, node.uid, now)
     status = fold_node(former, node.report(NodeReport), sums, live, now, node.spec(NodeSpec).autonomy_seconds)
     status.cpu_model = cpu_model
     status.quarantine, failed = fold_quarantine(view, node, evidence, now, live=bool(live))
+    status.newer_than = oldest if is_newer(node.report(NodeReport).version, oldest) else ""
     ready = Condition(
         "Ready",
         "True" if status.phase == "Ready" else "False",
@@ -188,6 +196,9 @@ def plan_node(
         message = describe_end(former.quarantine, held, node.actions(NodeActions).uncordoned_at)
         changed |= _set_rare(envelope, Condition("StartsGuests", "True", "", "", now))
         events.append(Event("Normal", "NodeQuarantineEnded", message, node.envelope.ref, SOURCE))
+    if status.newer_than and not former.newer_than:
+        message = describe_newer(node.envelope.name, report.version, status.newer_than)
+        events.append(Event("Warning", "NodeNewer", message, node.envelope.ref, SOURCE))
     was, fit = (one.condition("ConnectionsFit") for one in (node.envelope, envelope))
     if (was and was.status) != (fit and fit.status):
         events.append(_report_connections(node, crowded))
@@ -208,6 +219,20 @@ def _set_rare(envelope: Envelope, condition: Condition) -> bool:
     if condition.status == "True" and envelope.condition(condition.type) is None:
         return False
     return set_condition(envelope, msgspec.structs.replace(condition, generation=envelope.generation))
+
+
+def describe_newer(node: str, release: str, oldest: str) -> str:
+    """Message for people about an agent that is newer than the servers."""
+    return (
+        f"the agent of node {node} is weft {release}, newer than the servers ({oldest}): no new workloads are placed there; upgrade"
+        f" the servers, or install weft {oldest} there"
+    )
+
+
+def _read_release(server: Item) -> str:
+    """The release of a server that serves; "" of another."""
+    status = server.status(ServerStatus)
+    return status.release if status.phase == "Ready" else ""
 
 
 def _report_connections(node: Item, problem: str) -> Event:

@@ -70,6 +70,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "Autonomous",
         "Cordoned",
         "Quarantined",
+        "Newer",
         "Drained",
         "Maintenance",
         "Ready,ConnectionsHigh",

@@ -71,6 +71,8 @@ def find_node_obstacle(node: Item, begins: float) -> str:
         return f"{name} is under maintenance"
     if asked.cordoned:
         return f"{name} is cordoned"
+    if status.newer_than:
+        return f"{name} is newer than the servers"
     ends = status.quarantine.until if status.quarantine is not None and is_quarantined(status) else 0.0
     return f"{name} is quarantined" if begins < ends else ""
 

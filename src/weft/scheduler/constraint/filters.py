@@ -20,6 +20,7 @@ from weft.scheduler.table.devices import WHOLE, count_fitting, find_fitting
 from weft.scheduler.table.facts import (
     GPUS_KEPT,
     GPUS_WHOLE,
+    NEWER,
     NOT_READY,
     QUARANTINED,
     name_cpu,
@@ -54,7 +55,7 @@ class Cordon:
         return True
 
     def fits(self, table: Table, request: Request) -> Flags:
-        return ~table.cordoned | _has_text(table, QUARANTINED)
+        return ~table.cordoned | _has_text(table, QUARANTINED) | _has_text(table, NEWER)
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         note = table.notes[index]
@@ -75,6 +76,23 @@ class Quarantine:
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         texts = table.text(QUARANTINED)
+        return (texts.words[texts.codes[index]] if texts is not None else ""), []
+
+
+class Release:
+    """Filter of nodes whose agents are newer than the servers; such a node is marked as cordoned, too."""
+
+    name = "release"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return True
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        return ~_has_text(table, NEWER)
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        texts = table.text(NEWER)
         return (texts.words[texts.codes[index]] if texts is not None else ""), []
 
 
@@ -410,6 +428,7 @@ FACTS: tuple[Filter, ...] = (
     Online(),
     Cordon(),
     Quarantine(),
+    Release(),
     Maintenance(),
     Leaving(),
     Pinned("node", "name", lambda request: request.node, "node {} was requested"),

@@ -310,6 +310,7 @@ _PHRASES = {
     "online": "not ready",
     "cordon": "cordoned",
     "quarantine": "quarantined",
+    "release": "newer than the servers",
     "maintenance": "in maintenance",
     "node": "not the requested node",
     "leaves": "where an attempt to migrate has failed",

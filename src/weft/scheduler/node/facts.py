@@ -9,13 +9,14 @@ from collections.abc import Mapping
 
 from weft.informer.view import Item, View
 from weft.kinds.allocation import LOCAL
-from weft.kinds.node import NodeActions, NodeReport, NodeSpec, NodeStatus, is_quarantined
+from weft.kinds.node import NodeActions, NodeReport, NodeSpec, NodeStatus, find_cordon, is_quarantined
 from weft.kinds.parts.node.columns import read_type
 from weft.kinds.pool import DEFAULT_OVERCOMMIT, POOLS_BY_ID, PoolSpec, PoolStatus
 from weft.kinds.record import GUARD
 from weft.scheduler.table.facts import (
     GPUS_KEPT,
     GPUS_WHOLE,
+    NEWER,
     NOT_READY,
     QUARANTINED,
     Gpu,
@@ -43,7 +44,7 @@ def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
         name=item.envelope.name,
         capacity=(round(report.cpu * 1000), report.memory, report.disk),
         online=status.phase == "Ready" and not item.deleting,
-        cordoned=asked.cordoned or is_quarantined(status),
+        cordoned=bool(find_cordon(asked, status)),
         machines=frozenset(
             (
                 *report.machines,
@@ -61,6 +62,7 @@ def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
             **shut,
             **({NOT_READY: _SILENCES[status.phase]} if status.phase in _SILENCES else {}),
             **({QUARANTINED: describe_quarantine(status)} if is_quarantined(status) and not asked.cordoned else {}),
+            **({NEWER: describe_newer(status, report)} if status.newer_than and not asked.cordoned else {}),
         },
         numbers=read_numbers(spec, report),
         extras={**({"sriov": report.sriov} if report.sriov else {}), **spec.resources},
@@ -156,3 +158,8 @@ def read_data(spec: NodeSpec, report: NodeReport) -> frozenset[str]:
     images = (f"image:{sha256}" for sha256 in report.images)
     volumes = (f"volume:{uid}" for uid in report.volumes)
     return frozenset((*images, *volumes, *(f"pool:{pool}" for pool in spec.data)))
+
+
+def describe_newer(status: NodeStatus, report: NodeReport) -> str:
+    """``its agent 0.2.0 is newer than the servers (0.1.0)``"""
+    return f"its agent {report.version} is newer than the servers ({status.newer_than})"

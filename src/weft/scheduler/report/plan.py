@@ -26,7 +26,7 @@ from weft.scheduler.report.drain_preview import preview_drain
 from weft.scheduler.report.fairness import report_fairness
 from weft.scheduler.report.rebalance import preview_rebalance
 from weft.scheduler.report.shortage import preview_shortage
-from weft.scheduler.table.facts import QUARANTINED
+from weft.scheduler.table.facts import NEWER, QUARANTINED
 from weft.scheduler.table.snapshot import Snapshot
 
 ALL_UP_TO = 64
@@ -160,4 +160,5 @@ def _is_placed(item: Item) -> bool:
 def _note(snapshot: Snapshot, row: int) -> str:
     if not snapshot.online[row]:
         return "not ready"
-    return "quarantined" if QUARANTINED in snapshot.facts[row].texts else "cordoned"
+    texts = snapshot.facts[row].texts
+    return "quarantined" if QUARANTINED in texts else "newer than the servers" if NEWER in texts else "cordoned"

@@ -12,6 +12,7 @@ from weft.objects.identity import Ref
 # Texts of nodes: why guests can't get any of their GPUs; that guests get only whole GPUs.
 GPUS_KEPT, GPUS_WHOLE = "gpu.kept", "gpu.whole"
 NOT_READY = "not ready"  # why a node isn't, if it is silent
+NEWER = "newer"  # why, of a node whose agent is newer than the servers, and that people didn't cordon
 QUARANTINED = "quarantined"  # why, of a node that people didn't cordon
 
 

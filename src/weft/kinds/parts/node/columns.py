@@ -26,6 +26,8 @@ def read_status(obj: Object) -> str:
     quarantine = dig(obj, "status.quarantine")
     if phase == "Ready" and quarantine and not quarantine.get("on_probation"):
         return "Quarantined"
+    if phase == "Ready" and dig(obj, "status.newer_than"):
+        return "Newer"
     fit = find_condition(obj, "ConnectionsFit")
     return "Ready,ConnectionsHigh" if phase == "Ready" and fit is not None and fit["status"] == "False" else phase
 
