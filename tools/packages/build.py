@@ -138,11 +138,25 @@ def _fill(root: Path, name: str, package: Package, when: int) -> None:
         _write_gz(man / "man8" / f"weft-{name}.8.gz", write_process_page(name, __version__))
         _write(root / "lib/systemd/system" / f"weft-{name}.service", (HERE / name / f"weft-{name}.service").read_text())
         _write(root / "etc/weft" / f"{name}.yaml", write_file(name))
+        _add_installer(root, name)
     if name == "server":
         _write(root / "usr/lib/sysusers.d/weft-server.conf", (HERE / "server/weft-server.sysusers").read_text())
     _document(root / f"usr/share/doc/weft-{name}", when)
     overrides = (HERE / "lintian-overrides").read_text().replace("NAME", name)
     _write(root / f"usr/share/lintian/overrides/weft-{name}", overrides)
+
+
+def _add_installer(root: Path, name: str) -> None:
+    """What installs the packages of ``weft fabric upgrade``, see ``drivers/package``."""
+    units = root / "lib/systemd/system"
+    program = root / f"usr/lib/weft/{name}/install"
+    _write(program, (HERE / "install").read_text().replace("ROLE", name), 0o755)
+    for suffix in ("path", "service"):
+        text = (HERE / f"weft-install.{suffix}").read_text().replace("ROLE", name)
+        _write(units / f"weft-{name}-install.{suffix}", text)
+    wants = units / "multi-user.target.wants"
+    wants.mkdir()
+    (wants / f"weft-{name}-install.path").symlink_to(f"../weft-{name}-install.path")
 
 
 COMPLETIONS = {
