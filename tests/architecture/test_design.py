@@ -54,6 +54,7 @@ WRITERS = {
     "controllers/quota": "quotas",
     "controllers/rebalance": "rebalance",
     "controllers/rebalance/policy": "rebalance policies",
+    "controllers/upgrade": "upgrades",
     "controllers/receiver": "receivers",
     "controllers/service": "services",
     "controllers/backup/boot": "backups",
@@ -119,7 +120,7 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
     assert by_hand == {
         "/v1/apply", "/v1/audit", "/v1/audit:verify",
         "/v1/blobs/{sha256}", "/v1/events", "/v1/gateway", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
-        "/v1/login", "/v1/projects/{project}/code/{sha256}", "/v1/projects/{project}/onnx/{sha256}",
+        "/v1/login", "/v1/projects/{project}/code/{sha256}", "/v1/projects/{project}/onnx/{sha256}", "/v1/packages/{sha256}",
         "/v1/usage", "/v1/whoami", "/v1/nodes/{name}:renew",
         "/v1/nodes/{name}:certificate", "/v1/nodes/{name}:devices", "/v1/nodes/{name}:invocations",
         "/v1/nodes/{name}:report", "/v1/nodes/{name}:secrets", "/v1/nodes/{name}:egress", "/v1/nodes/{name}:traces",

@@ -11,6 +11,7 @@ import msgspec
 
 from weft.client.server.files import ServerFiles
 from weft.contracts.history import History
+from weft.contracts.machine.packages import PackageInstaller
 from weft.controllers.accounting.controller import Accounting
 from weft.controllers.alert.controller import Alerts, Evaluates, Unevaluated
 from weft.controllers.arrival.controller import Arrivals
@@ -65,6 +66,7 @@ from weft.controllers.snapshot.restore import Restores
 from weft.controllers.snapshot.schedule import ScheduledSnapshots
 from weft.controllers.snapshot.unexplained import UnexplainedSnapshots
 from weft.controllers.topology.controller import NetworkTopologies
+from weft.controllers.upgrade.controller import Upgrades
 from weft.controllers.volume.controller import Volumes
 from weft.controllers.volume.orphans import OrphanedVolumes
 from weft.controllers.volume.unbegun import UnbegunVolumes
@@ -94,6 +96,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     send: Send | None = None
     history: History | Unavailable = msgspec.field(default_factory=make_off)  # or why there is none
     analyst: Analyses | None = None  # does the arithmetic of profiles
+    installer: PackageInstaller | None = None  # of this server's packages
     renewals: Renewals | None = None  # of one leadership: ``list_runs`` makes them
 
 
@@ -140,6 +143,7 @@ CONTROLLERS: tuple[Registered, ...] = (
     Registered(lambda *_: Conversions()),
     Registered(lambda *_: Rebalancing()),
     Registered(lambda *_: RebalancePolicies()),
+    Registered(lambda *_: Upgrades()),
     Registered(lambda *_: Drain()),
     Registered(lambda *_: Jobs()),
     Registered(lambda *_: WarmImages()),

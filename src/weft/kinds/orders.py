@@ -18,6 +18,7 @@ from weft.kinds.fields.backup_work import BackupOrder, BackupReport
 from weft.kinds.fields.replication.work import AskOrder, ReceiveOrder, ReceiveReport, SendOrder, SendReport
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
 from weft.kinds.parts.image.work import ImageOrder, ImageReport, WarmOrder, WarmReport
+from weft.kinds.parts.packages import UpgradeOrder, UpgradeReport
 from weft.kinds.parts.snapshot.volume_work import TrimOrder, TrimReport, VolumeOrder, VolumeReport
 from weft.kinds.replication import ReplicationStatus
 from weft.objects.envelope import Envelope, decode_part
@@ -75,6 +76,7 @@ class Orders(msgspec.Struct, frozen=True, omit_defaults=True):
     ask: list[AskOrder] = []
     receive: list[ReceiveOrder] = []
     warm: list[WarmOrder] = []
+    upgrade: list[UpgradeOrder] = []
 
 
 class OrderReports(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -88,6 +90,7 @@ class OrderReports(msgspec.Struct, frozen=True, omit_defaults=True):
     ask: list[SendReport] = []
     receive: list[ReceiveReport] = []
     warm: list[WarmReport] = []
+    upgrade: list[UpgradeReport] = []
 
 
 def find_report(reports: Iterable[R], order: Keyed) -> R | None:
@@ -149,5 +152,6 @@ SEND = OrderKind("send", SendOrder, SendReport, (in_status("replication", SendOr
 ASK = OrderKind("ask", AskOrder, SendReport, (Source("replication", find_ask),))
 RECEIVE = OrderKind("receive", ReceiveOrder, ReceiveReport, (in_status("replica", ReceiveOrder),), at_once=8)
 WARM = OrderKind("warm", WarmOrder, WarmReport, (Source("image", find_warm_order),))
+UPGRADE = OrderKind("upgrade", UpgradeOrder, UpgradeReport, (in_status("upgrade", UpgradeOrder),))
 
-ORDER_KINDS: tuple[OrderKind[Any, Any], ...] = (BACKUP, VOLUME, TRIM, MAKE_IMAGE, SEND, ASK, RECEIVE, WARM)
+ORDER_KINDS: tuple[OrderKind[Any, Any], ...] = (BACKUP, VOLUME, TRIM, MAKE_IMAGE, SEND, ASK, RECEIVE, WARM, UPGRADE)

@@ -59,6 +59,7 @@ from weft.kinds.service import SERVICE
 from weft.kinds.silence import SILENCE
 from weft.kinds.snapshot import SNAPSHOT
 from weft.kinds.token import TOKEN
+from weft.kinds.upgrade import UPGRADE
 from weft.kinds.user import USER
 from weft.kinds.vm import VM
 from weft.kinds.volume import VOLUME
@@ -115,6 +116,7 @@ KINDS: tuple[Kind, ...] = (
     CONVERSION,
     REBALANCE_PLAN,
     REBALANCE_POLICY,
+    UPGRADE,
     ALLOCATION,
     ACCOUNTING_RECORD,
     DECISION,

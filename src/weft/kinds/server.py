@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, joined, text
+from weft.kinds.parts.packages import InstallOutcome
 from weft.kinds.record import Access, Column, Display, Kind
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.schema import field, words
@@ -44,6 +45,8 @@ class ServerStatus(msgspec.Struct, kw_only=True):
     leads: list[str] = []  # leader leases that it holds
     store: StoreUse | None = None  # its member of the store, or the etcd that it asks
     release: str = ""
+    installed: InstallOutcome | None = None  # what became of the last packages of an upgrade there
+    by_hand: Annotated[str, msgspec.Meta(max_length=300)] = ""  # why people have to upgrade it; "": an upgrade does
     clock_ahead: int = 0  # seconds that its clock is ahead of the leading server's; 0 if they agree to some seconds
     started_at: float = 0.0  # unix seconds
     since: float = 0.0  # of the phase

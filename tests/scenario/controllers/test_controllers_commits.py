@@ -25,6 +25,7 @@ from tests.scenario.controllers import (
     test_deployments,
     test_disruption_budgets,
     test_drain,
+    test_fabric_upgrades,
     test_going_on,
     test_jobs,
     test_made_images,
@@ -150,6 +151,7 @@ RELIES_ON = {
         "publishedport absent, publishedport at, quota at, recommendation absent | recommendation"
     ),
     "controllers/node/drain_controller.py plan_condition": "node at",
+    "controllers/upgrade/controller.py plan_commit": "upgrade at",
     "controllers/rebalance/controller.py plan_commit": "rebalanceplan at, migration absent, migration at, workload at",
     "controllers/rebalance/policy.py make_commit": (
         "rebalancepolicy at, report absent, rebalanceplan absent, rebalanceplan at and goes"
@@ -630,6 +632,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_jobs.test_runs_that_take_longer_are_left_alone_replaced_or_joined,
     test_accounting.test_old_days_become_part_of_their_month_and_old_months_go,
     test_accounting.test_what_nodes_measure_is_counted_as_used,
+    test_fabric_upgrades.test_it_stops_where_an_installation_fails_and_goes_on_once_people_resume_it,
     test_power.test_power_off_that_is_answered_with_on_is_no_off,
     test_quotas.test_as_many_tasks_run_at_once_as_the_quota_has_amounts_for,
     test_quotas.test_a_conversion_needs_amounts_for_both_workloads,

@@ -11,7 +11,7 @@ from unittest import mock
 import msgspec
 from tests.scenario.controllers_lab import Lab
 
-from weft.contracts.power import PowerState
+from weft.contracts.machine.power import PowerState
 from weft.controllers.power.controller import SWITCH_SECONDS
 from weft.kinds.node import NodeMarks, NodeReport
 from weft.kinds.parts.node.power import BmcAddress, PowerReading, is_off

@@ -17,6 +17,7 @@ from weft.api.context import ApiContext
 from weft.api.request.call import Call, read_flag
 from weft.api.route import Route, Topic
 from weft.client.server.files import FOLDER
+from weft.kinds.orders import UPGRADE
 from weft.kinds.parts.image.work import SENT
 from weft.objects.errors import Forbidden, NotFound, Unavailable
 from weft.serving.answer import Answer
@@ -44,6 +45,8 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
         elif not (
             await owns_image(context, call.actor.id, digest)
             or digest in {order.image.sha256 for order in context.orders.list_warm()}
+            or digest
+            in {one.sha256 for order in context.orders.find_all(UPGRADE, call.actor.id) for one in order.packages}
             or await serves_file(context, call.actor.id, digest)
         ):
             raise Forbidden("a node gets only the images of its own allocations, and the models of its own devices")

@@ -31,7 +31,7 @@ from weft.kinds.parts.image.work import FETCHING, SENT
 from weft.objects.errors import StoreUnavailable, WeftError
 from weft.objects.identity import kind_prefix
 
-KINDS = ("image", "function", "functionversion", "model", "server")
+KINDS = ("image", "function", "functionversion", "model", "upgrade", "server")
 LOOK_SECONDS = 60.0
 AGAIN_SECONDS = 1.0  # after which a file that couldn't be brought is tried again; then twice that, and so on
 GATHER_SECONDS = 0.5  # after a change, for which others are awaited

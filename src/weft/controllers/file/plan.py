@@ -1,6 +1,7 @@
-"""Plans which files by digest a server keeps: contents of images, functions' code, models. Pure.
+"""Plans which files by digest a server keeps: contents of images, functions' code, models, packages of an upgrade. Pure.
 
-Each server has all code and models; an image's content lies on the two servers that its digest chooses, and where it came to be."""
+Each server has all code, models and packages; an image's content lies on the two servers that its digest chooses, and where it
+came to be."""
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.function_version import FunctionVersionSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.model import ModelSpec
+from weft.kinds.upgrade import UpgradeSpec
 
 
 def find_named(view: View) -> set[str]:
-    """The digests of all code that a function or a version needs, and of the files of models."""
+    """The digests of all code that a function or a version needs, of the files of models, and of packages."""
     named: set[str] = set()
     for item in view.of_kind("function").values():
         named.add(item.spec(FunctionSpec).code)
@@ -25,6 +27,8 @@ def find_named(view: View) -> set[str]:
     for item in view.of_kind("functionversion").values():
         named.add(item.spec(FunctionVersionSpec).code)
     named |= {item.spec(ModelSpec).file for item in view.of_kind("model").values()}
+    for item in view.of_kind("upgrade").values():
+        named |= {one.sha256 for one in item.spec(UpgradeSpec).packages}  # also of one that is over: to go back to
     return named - {""}
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from weft.contracts.journal import Event
-from weft.contracts.power import PowerDriver, PowerState
+from weft.contracts.machine.power import PowerDriver, PowerState
 from weft.controllers.asking import Asking, Later
 from weft.controllers.cluster.requests import in_thread
 from weft.controllers.image.credentials import Unseal

@@ -31,6 +31,8 @@ _SAID = (
     "function_ports",
     "store",
     "release",
+    "installed",
+    "by_hand",
     "started_at",
 )
 AGREE_SECONDS = 5  # of two clocks: a lease's age is known to a second or two

@@ -90,6 +90,6 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
     ),
     "failed": ("Failed", "Rejected", "Refused", "Stale", "NotReady", "TimedOut", "Full", "firing", "Offline"),
     "unknown": ("Unknown", "Missing", "Gone", "Unavailable"),
-    "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone", "Arrived"),
+    "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone", "Replaced", "Arrived"),
 }
 HEALTH: Mapping[str, Health] = {phase: health for health, phases in _PHASES.items() for phase in phases}

@@ -66,6 +66,7 @@ from weft.agent.template.claim import BootMemory
 from weft.agent.template.library import TemplateLibrary
 from weft.agent.template.often import AFTER
 from weft.agent.trace.sender import SpanSender
+from weft.agent.upgrade.work import UpgradeWork
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
 from weft.agent.watches import ServerWatches
@@ -77,9 +78,10 @@ from weft.contracts.driver.image import OciStore
 from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.guard import GuardDriver
+from weft.contracts.machine.packages import PackageInstaller
 from weft.contracts.proxy import ProxyDriver
 from weft.kinds.node import NODE, NodeReport
-from weft.kinds.orders import ASK, BACKUP, MAKE_IMAGE, RECEIVE, SEND, TRIM, VOLUME, WARM
+from weft.kinds.orders import ASK, BACKUP, MAKE_IMAGE, RECEIVE, SEND, TRIM, UPGRADE, VOLUME, WARM
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref
 from weft.protocol.report import ReportAnswer
@@ -94,7 +96,7 @@ class AgentParts:
     name; ``container_images`` stores images of containers; ``server_places`` are where it reaches the server, as HOST:PORT.
     ``warm_after``: see TemplateLibrary. ``log_bytes``, ``log_seconds``: how much of what is printed here is kept, and how long.
     ``traced``: what people's writes lead to here is recorded, and brought to the server. ``proxies`` None: HTTP services aren't
-    served here; ``guard`` None: no guests run here that have to be held."""
+    served here; ``guard`` None: no guests run here that have to be held; ``installer`` None: upgrades leave this machine alone."""
 
     def __init__(
         self,
@@ -114,6 +116,7 @@ class AgentParts:
         traced: bool = False,
         proxies: ProxyDriver | None = None,
         guard: GuardDriver | None = None,
+        installer: PackageInstaller | None = None,
     ) -> None:
         self.host, self.tasks, news = host, Tasks(), asyncio.Event()
         self.on_gateways: Callable[[Sequence[str]], None] = lambda gateways: None  # as each answer names them
@@ -179,6 +182,7 @@ class AgentParts:
                 ASK.name: Watching(host.node, server, clock, self.reporter.wake),
                 RECEIVE.name: self.receiver,
                 WARM.name: self._templates,
+                UPGRADE.name: Executor(UPGRADE, UpgradeWork(installer, server, clock), *of_node),
             }
         )
         parts = NodeParts(

@@ -31,6 +31,7 @@ from weft.client.small_file import read_small
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.store import OtherStore
 from weft.drivers.linux.addresses import read_own_addresses
+from weft.drivers.package.installer import DebianInstaller
 from weft.launch.process.address import ANY, find_shown, find_shown_place, split_address, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
@@ -191,7 +192,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         context.start()
         server.start()
         keeping = asyncio.create_task(keep_place(context, clock))
-        own_member = OwnMember()
+        own_member, installer = OwnMember(), DebianInstaller("server")
         started_at, listeners = clock.now(), [socket.getsockname()[:2] for socket in sockets]
 
         def find_presence() -> Presence:
@@ -209,6 +210,8 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
                 store=None if store.url == SQLITE else present.space.use,
                 free=None if store.url == SQLITE else present.space.free_bytes,
                 release=weft.__version__,
+                installed=installer.read_outcome(),
+                by_hand=installer.find_obstacle(),
                 started_at=started_at,
                 trouble=own_member.trouble if store.url == MEMBERS else "",
                 sent_at=clock.now(),

@@ -35,7 +35,9 @@ from weft.controllers.metrics.spreader import Spreader
 from weft.controllers.receiver.destination import Network
 from weft.controllers.receiver.sender import Courier
 from weft.controllers.registry import CONTROLLERS, Needs, Registered, list_runs
+from weft.controllers.upgrade.own import OwnUpgrade
 from weft.controllers.workload.controller import set_placed_status
+from weft.drivers.package.installer import DebianInstaller
 from weft.drivers.power.bmc import open_bmc
 from weft.informer.cache import Cache
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
@@ -115,6 +117,8 @@ async def decide(
         group.create_task(cache.run())
         if needs.files is not None:
             group.create_task(FileCopies(needs.images, server, needs.files, store, cache, clock).run())
+        if needs.files is not None and needs.installer is not None:
+            group.create_task(OwnUpgrade(server, needs.files, needs.installer, cache, clock).run())
         if needs.evaluator is not None and not isinstance(needs.evaluator, Unevaluated):
             group.create_task(keep_rules(needs.evaluator, cache, clock))
         try:
@@ -217,6 +221,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             send=Courier(options.receivers_allow, clock.now),
             history=history,
             analyst=InsightWorker(),
+            installer=DebianInstaller("server"),
         )
         deciding = asyncio.ensure_future(
             decide(

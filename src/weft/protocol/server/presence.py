@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from weft.kinds.parts.packages import InstallOutcome
 from weft.kinds.server import StoreUse
 
 LEASE_PREFIX = "server/"  # before the server's name
@@ -28,6 +29,8 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
     store: StoreUse | None = None
     free: int | None = None  # bytes, on the disk of its member of the store
     release: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    installed: InstallOutcome | None = None  # what became of the last packages of an upgrade
+    by_hand: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # why packages can't be installed there
     started_at: float = 0.0  # unix seconds
     trouble: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # why it isn't Ready, though it runs
     sent_at: float = 0.0  # unix seconds, by its clock
