@@ -26,7 +26,7 @@ from tests.simulation.simulation import simulate
 from tests.simulation.test_returning_node import ask, until
 from tests.simulation.virtual_loop import Part
 from weft.contracts.guard import Held
-from weft.contracts.power import PowerState
+from weft.contracts.machine.power import PowerState
 from weft.drivers.guard.driver import ANSWER_SECONDS
 from weft.drivers.guard.holds import Hold, HoldRequest, Holds, apply_request, find_next, list_due, note_ended
 from weft.failover.timing import NODES, RATE_ERROR, stretch

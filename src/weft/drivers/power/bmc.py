@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from weft.contracts.power import PowerDriver
+from weft.contracts.machine.power import PowerDriver
 from weft.drivers.power.ipmi import Ipmi
 from weft.drivers.power.redfish import Redfish
 from weft.kinds.parts.node.power import FINGERPRINT, PASSWORD, USER, BmcAddress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from weft.contracts.power import PowerState
+from weft.contracts.machine.power import PowerState
 from weft.objects.errors import DriverFailed, Unavailable
 
 _SECONDS = 15.0

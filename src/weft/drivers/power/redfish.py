@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from weft.contracts.http.connection import FAILURES, Reply, exchange
-from weft.contracts.power import PowerState
+from weft.contracts.machine.power import PowerState
 from weft.objects.errors import DriverFailed, NotAuthenticated, NotFound, Unavailable, WeftError, describe_failure
 
 SYSTEMS = "/redfish/v1/Systems"
