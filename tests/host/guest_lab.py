@@ -31,13 +31,18 @@ ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 
 
-def unpack_tiny(folder: Path) -> Path:
-    """Unpacks tiny's bundle into ``folder``, built first unless the cache has it."""
+def bring_tiny() -> Path:
+    """Builds tiny's bundle, unless the cache has it."""
     cache = Path(os.environ.get("WEFT_CACHE", ROOT / ".weft" / "cache"))
     bundle = cache / "tests" / f"tiny-{digest_recipe()[:16]}.tar"
     if not bundle.exists():
         build_tiny(bundle, cache)
-    with tarfile.open(bundle) as archive:
+    return bundle
+
+
+def unpack_tiny(folder: Path) -> Path:
+    """Unpacks tiny's bundle into ``folder``."""
+    with tarfile.open(bring_tiny()) as archive:
         archive.extractall(folder)  # our own bundle; Debian 12's Python 3.11.2 knows no filter yet
     return folder
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from tools.packages.build import PACKAGES, build_packages
 
+from weft.kinds.parts.capabilities import DEFAULT_CAPABILITIES, MORE_CAPABILITIES
+
 pytestmark = pytest.mark.host
 MOST_MIB = {"client": 15, "agent": 110, "server": 110}  # installed
 MOST_EXPOSED = {
     "server": 40,
-    "agent": 90,
+    "agent": 95,
 }  # tenths, by systemd-analyze security; an agent makes namespaces and mounts as root
 MOUNT = """
 set -e
@@ -93,6 +95,26 @@ def test_the_packages_are_installed_used_and_purged(machine) -> None:
     assert "cannot access '/usr/lib/weft'" in run.stderr and "cannot access '/etc/weft'" in run.stderr
 
 
+def test_what_an_upgrade_lays_down_is_installed_by_root_s_program(machine) -> None:
+    """As systemd starts it; with systemd itself: test_packaged_machine.py."""
+    run = machine("""
+        dpkg -i /root/weft-client*.deb /root/weft-agent*.deb >/dev/null
+        echo '# ours' >>/etc/weft/agent.yaml
+        cd /var/lib/weft/install/agent; stat -c %a .
+        cp /root/weft-client_*.deb weft-client_amd64.deb; cp /root/weft-agent_*.deb weft-agent_amd64.deb
+        { echo uid/1; sha256sum *.deb; } >wanted
+        /usr/lib/weft/agent/install; cat ../agent.outcome; ls
+        { echo uid/2; echo "$(printf %064d 0)  weft-client_amd64.deb"; } >wanted
+        /usr/lib/weft/agent/install; cat ../agent.outcome
+        tail -1 /etc/weft/agent.yaml; ls /var/tmp | grep -c weft-install || true
+    """)
+    assert run.returncode == 0, run.stderr + run.stdout
+    assert run.stdout.splitlines() == [
+        *("700", "uid/1", "ok", "weft-agent_amd64.deb", "weft-client_amd64.deb"),
+        *("uid/2", "the packages aren't the ones that were uploaded", "# ours", "0"),
+    ]
+
+
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_package_says_what_it_is_and_stays_small(packages: Path, name: str) -> None:
     (package,) = packages.glob(f"weft-{name}_*.deb")
@@ -116,6 +138,17 @@ def test_a_service_is_confined(name: str) -> None:
     argv = ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSED[name]}", unit]
     run = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stdout[-300:]
+
+
+def test_the_agent_s_service_forbids_nothing_that_guests_would_inherit() -> None:
+    """Its guests are its descendants: a filter of system calls, devices or capabilities is theirs, too."""
+    unit = Path("tools/packages/agent/weft-agent.service").read_text()
+    inherited = ("LockPersonality", "Memory", "NoNew", "Private", "Protect", "Restrict", "SystemCall", "Device")
+    assert [line for line in unit.splitlines() if line.startswith(inherited)] == []
+    (bounded,) = re.findall(r"^CapabilityBoundingSet=~(.*)$", unit, re.MULTILINE)
+    kept = {f"CAP_{name}" for name in (*DEFAULT_CAPABILITIES, *MORE_CAPABILITIES)}
+    assert kept.isdisjoint(bounded.split())
+    assert "KillMode=process" in unit and "Delegate=yes" in unit
 
 
 @pytest.mark.long

@@ -240,6 +240,36 @@ class Files(ServerFiles):
         return None
 
 
+async def test_a_server_without_room_for_the_packages_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    blobs = tmp_path / "blobs"
+    (blobs / CODE_FOLDER).mkdir(parents=True)
+    for one in PACKAGES:
+        (blobs / CODE_FOLDER / one.sha256).write_bytes(DATA[one.name])
+    async with Lab(tmp_path / "lab") as lab:
+        fleet = Fleet(lab, ("s1",), ())
+        await fleet.begin()
+        await lab.put("upgrade", "to-new", UpgradeSpec(to=NEW, packages=PACKAGES), project=None)
+        folder = Folder(tmp_path / "s1")
+        (folder.folder / "weft-server_amd64.deb").symlink_to("/dev/full")
+        folder.clear = lambda: None  # type: ignore[method-assign]
+        cache = Cache(lab.store, make_view(), lab.clock)
+        own = OwnUpgrade("s1", Files(blobs), folder, cache, lab.clock, OLD)
+        tasks = [asyncio.create_task(work) for work in (cache.run(), own.run())]
+
+        async def refused() -> bool:
+            return bool(folder.refused)
+
+        await lab.until(refused)
+        (said,) = folder.refused.values()
+        assert said.startswith("the package weft-server can't be put into")
+        assert said.endswith("No space left on device".lower()) or "No space left on device" in said
+        assert not folder.begun
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await fleet.end()
+
+
 async def test_a_server_installs_its_packages_in_its_turn_and_in_no_other(tmp_path: Path) -> None:
     blobs = tmp_path / "blobs"
     (blobs / CODE_FOLDER).mkdir(parents=True)

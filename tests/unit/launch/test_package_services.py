@@ -1,5 +1,5 @@
 """Commands of a machine with systemd and weft's packages: they start the service themselves. ``systemctl`` writes down what it was
-asked; the real one runs in the guests of ``tests/host/test_packaged_machines.py``."""
+asked; the real one runs in the guests of ``tests/host/test_packaged_machine.py``."""
 
 from __future__ import annotations
 

@@ -67,8 +67,12 @@ class UpgradeWork(Handler[UpgradeOrder, UpgradeReport]):
         if missing := sorted(set(NEEDED["agent"]) - {one.name for one in packages}):
             raise DriverFailed(f"the upgrade has no {missing[0]} for this machine, which is {installer.architecture}")
         await asyncio.to_thread(installer.clear)
-        for one in packages:
-            await asyncio.to_thread(self._fetch_one, installer, one)
+        try:
+            for one in packages:
+                await asyncio.to_thread(self._fetch_one, installer, one)
+        except BaseException:
+            await asyncio.to_thread(installer.clear)  # a full disk is left as it was
+            raise
         return {name_file(one): one.sha256 for one in packages}
 
     def _fetch_one(self, installer: PackageInstaller, package: PackageFile) -> None:

@@ -19,7 +19,7 @@ from weft.informer.view import Item, View
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.kinds.parts.packages import NEEDED, choose_packages
 from weft.kinds.upgrade import UpgradeSpec, UpgradeStatus, name_attempt
-from weft.objects.errors import WeftError
+from weft.objects.errors import WeftError, describe_failure
 
 LOOK_SECONDS = 1.0
 _log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class OwnUpgrade:
             return  # its heartbeat says so
         if problem := await self._put_packages(spec):
             _log.warning("upgrade %s: %s", item.envelope.name, problem)
+            await asyncio.to_thread(installer.clear)  # of a full disk, so that the reason can be written
             await asyncio.to_thread(installer.refuse, key, problem)
             return
         chosen = choose_packages(spec.packages, "server", installer.architecture)
@@ -85,6 +86,8 @@ class OwnUpgrade:
                 await asyncio.to_thread(shutil.copyfile, path, target)
             except WeftError as failure:
                 return failure.message
+            except OSError as failure:
+                return f"the package {one.name} can't be put into {self._installer.folder}: {describe_failure(failure)}"
         return ""
 
 

@@ -88,10 +88,15 @@ def test_the_packages_are_installed_and_the_outcome_is_read(machine: Machine) ->
 
 def test_what_dpkg_says_is_the_outcome(machine: Machine) -> None:
     machine.begin()
+    path = "/usr/lib/weft/agent/lib/python3.11/site-packages/" + "weft/" * 60
     machine.fails.write_text(
-        "dpkg: error processing archive\n cannot copy extracted data: No space left on device\nmore\n"
+        "dpkg: error processing archive /var/tmp/x/weft-agent_amd64.deb (--install):\n"
+        f" cannot copy extracted data for '.{path}a.py' to '{path}a.py.dpkg-new': failed to write (No space left on device)\n"
+        "Errors were encountered while processing:\n /var/tmp/x/weft-agent_amd64.deb\n"
     )
-    assert "No space left on device" in machine.run()
+    assert machine.run() == (
+        "dpkg: cannot copy extracted data for a file to a file: failed to write (No space left on device)"
+    )
     assert not machine.installer.is_under_way(KEY)
 
 

@@ -1,0 +1,108 @@
+"""A machine with systemd and this machine's programs, in which packages are installed as on a real one: a container of
+systemd-nspawn over a copy of this root that is thrown away. It has no way out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+ADDRESS = "10.9.9.1"
+ROUTE = "10.9.9.254"
+# Services of this machine's packages that the other one has no use for.
+MASKED = (
+    *("etcd", "containerd", "docker-registry", "haproxy", "mosquitto", "postgresql", "prometheus", "victoria-metrics"),
+    *("e2scrub_reap", "systemd-networkd-wait-online", "systemd-timesyncd"),
+)
+BOOT = """
+set -e
+place=$1; size=$2
+mount -t tmpfs -o size=$size tmpfs "$place"
+cd "$place"; mkdir upper work root weft
+mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
+: >root/etc/machine-id; rm -f root/var/lib/dbus/machine-id root/usr/sbin/policy-rc.d
+for unit in {masked}; do ln -sf /dev/null root/etc/systemd/system/$unit.service; done
+rm -rf root/var/lib/weft; mkdir -p root/var/lib/weft root/srv/given
+export SYSTEMD_SECCOMP=0 SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes
+exec systemd-nspawn --quiet --directory=root --boot --register=no --keep-unit --private-network --capability=all \\
+    --console=pipe --bind=/dev/net/tun --bind-ro="$3":/srv/given --bind="$place/weft":/var/lib/weft --tmpfs=/tmp
+"""
+# Control groups of version 1 are shown read-only in there, and the one of memory is bound from elsewhere.
+PREPARE = f"""
+for group in cpu cpuacct cpuset memory pids freezer blkio devices; do
+    [ -d /sys/fs/cgroup/$group ] || continue
+    umount -l /sys/fs/cgroup/$group && mount -t cgroup -o $group cgroup /sys/fs/cgroup/$group
+done
+mknod /dev/loop-control c 10 237
+for number in $(seq 0 63); do mknod /dev/loop$number b 7 $number; done
+ip link set lo up
+ip link add eth0 type veth peer name eth0-away
+ip link set eth0-away up
+ip address add {ADDRESS}/24 dev eth0
+ip link set eth0 up
+ip route add default via {ROUTE}
+"""
+
+
+class PackagedMachine:
+    """``given`` is its folder /srv/given, ``size`` what fits onto its disk, as tmpfs has it."""
+
+    def __init__(self, folder: Path, given: Path, size: str = "3g") -> None:
+        self.place = folder / "machine"
+        self.place.mkdir()
+        boot = BOOT.format(masked=" ".join(MASKED))
+        self._log = (folder / "boot.log").open("wb")
+        argv = ["unshare", "--mount", "bash", "-c", boot, "boot", str(self.place), size, str(given)]
+        self._nspawn = subprocess.Popen(argv, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        self._leader = self._find_leader()
+        deadline = time.monotonic() + 120
+        while self.run("systemctl is-system-running", check=False).stdout.strip() not in ("running", "degraded"):
+            assert time.monotonic() < deadline, self.run("systemctl list-jobs", check=False).stdout
+            time.sleep(0.2)
+        self.run(PREPARE)
+
+    def run(self, lines: str, *, check: bool = True, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run a shell's lines in it. Raises AssertionError if they fail, with what they said."""
+        argv = ["nsenter", "-t", str(self._leader), *"-m -u -i -n -p -C --".split()]
+        argv += ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
+        run = subprocess.run([*argv, "bash", "-c", lines], capture_output=True, text=True, timeout=seconds)
+        assert not check or run.returncode == 0, (lines, run.stdout[-3000:], run.stderr[-3000:])
+        return run
+
+    def ask(self, line: str) -> str:
+        return self.run(line).stdout.strip()
+
+    def begin(self, lines: str) -> subprocess.Popen[str]:
+        """Run a shell's lines in it meanwhile."""
+        argv = ["nsenter", "-t", str(self._leader), *"-m -u -i -n -p -C --".split(), "bash", "-c", lines]
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def until(self, line: str, seconds: float = 60) -> str:
+        """Its output, once it succeeds."""
+        deadline = time.monotonic() + seconds
+        while (run := self.run(line, check=False)).returncode:
+            assert time.monotonic() < deadline, (line, run.stdout[-2000:], run.stderr[-2000:])
+            time.sleep(0.5)
+        return run.stdout.strip()
+
+    def close(self) -> None:
+        """End it: with its first process all others end."""
+        if self._nspawn.poll() is None:
+            os.kill(self._leader, 9)
+        self._nspawn.wait(30)
+        self._log.close()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    def _find_leader(self) -> int:
+        """Process id of its first process."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            assert self._nspawn.poll() is None, Path(self._log.name).read_text()
+            children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
+            for child in children:
+                if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
+                    return int(child)
+            time.sleep(0.1)
+        raise AssertionError(Path(self._log.name).read_text())
