@@ -1,15 +1,16 @@
-"""A machine with systemd and this machine's programs, in which packages are installed as on a real one: a container of
-systemd-nspawn over a copy of this root that is thrown away. It has no way out."""
+"""Machines with systemd and this machine's programs, in which packages are installed as on real ones: containers of
+systemd-nspawn over copies of this root that are thrown away. They reach each other, and nothing else."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
-ADDRESS = "10.9.9.1"
+ADDRESS = "10.9.9.1"  # of the first machine of a network
 ROUTE = "10.9.9.254"
 # Services of this machine's packages that the other one has no use for.
 MASKED = (
@@ -18,19 +19,20 @@ MASKED = (
 )
 BOOT = """
 set -e
-place=$1; size=$2
+place=$1; size=$2; network=$4
 mount -t tmpfs -o size=$size tmpfs "$place"
 cd "$place"; mkdir upper work root weft
 mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
-: >root/etc/machine-id; rm -f root/var/lib/dbus/machine-id root/usr/sbin/policy-rc.d
+: >root/etc/machine-id; echo "$5" >root/etc/hostname; rm -f root/var/lib/dbus/machine-id root/usr/sbin/policy-rc.d
 for unit in {masked}; do ln -sf /dev/null root/etc/systemd/system/$unit.service; done
 rm -rf root/var/lib/weft; mkdir -p root/var/lib/weft root/srv/given
 export SYSTEMD_SECCOMP=0 SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes
-exec systemd-nspawn --quiet --directory=root --boot --register=no --keep-unit --private-network --capability=all \\
+exec nsenter --net=/run/netns/"$network" systemd-nspawn --quiet --directory=root --boot --register=no --keep-unit \\
+    --capability=all --network-bridge=wan --machine="$5" --hostname="$5" \\
     --console=pipe --bind=/dev/net/tun --bind-ro="$3":/srv/given --bind="$place/weft":/var/lib/weft --tmpfs=/tmp
 """
 # Control groups of version 1 are shown read-only in there, and the one of memory is bound from elsewhere.
-PREPARE = f"""
+PREPARE = """
 for group in cpu cpuacct cpuset memory pids freezer blkio devices; do
     [ -d /sys/fs/cgroup/$group ] || continue
     umount -l /sys/fs/cgroup/$group && mount -t cgroup -o $group cgroup /sys/fs/cgroup/$group
@@ -38,30 +40,45 @@ done
 mknod /dev/loop-control c 10 237
 for number in $(seq 0 63); do mknod /dev/loop$number b 7 $number; done
 ip link set lo up
-ip link add eth0 type veth peer name eth0-away
-ip link set eth0-away up
-ip address add {ADDRESS}/24 dev eth0
-ip link set eth0 up
-ip route add default via {ROUTE}
+ip address add {address}/24 dev host0
+ip link set host0 up
+ip route add default via {route}
 """
+
+
+class Network:
+    """A network between machines, in a namespace of its own."""
+
+    def __init__(self) -> None:
+        self.name, self._machines = f"weft-pm{secrets.token_hex(3)}", 0
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        lines = "ip link add wan type bridge && ip link set wan up && ip link set lo up"
+        subprocess.run(["ip", "netns", "exec", self.name, "sh", "-c", lines], check=True)
+
+    def next_address(self) -> str:
+        self._machines += 1
+        return f"10.9.9.{self._machines}"
+
+    def close(self) -> None:
+        subprocess.run(["ip", "netns", "delete", self.name], check=False)
 
 
 class PackagedMachine:
     """``given`` is its folder /srv/given, ``size`` what fits onto its disk, as tmpfs has it."""
 
-    def __init__(self, folder: Path, given: Path, size: str = "3g") -> None:
-        self.place = folder / "machine"
+    def __init__(self, network: Network, folder: Path, given: Path, name: str = "m1", size: str = "3g") -> None:
+        self.name, self.address, self.place = name, network.next_address(), folder / name
         self.place.mkdir()
         boot = BOOT.format(masked=" ".join(MASKED))
-        self._log = (folder / "boot.log").open("wb")
-        argv = ["unshare", "--mount", "bash", "-c", boot, "boot", str(self.place), size, str(given)]
+        self._log = (folder / f"{name}.log").open("wb")
+        argv = ["unshare", "--mount", "bash", "-c", boot, "boot", str(self.place), size, str(given), network.name, name]
         self._nspawn = subprocess.Popen(argv, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         self._leader = self._find_leader()
         deadline = time.monotonic() + 120
         while self.run("systemctl is-system-running", check=False).stdout.strip() not in ("running", "degraded"):
             assert time.monotonic() < deadline, self.run("systemctl list-jobs", check=False).stdout
             time.sleep(0.2)
-        self.run(PREPARE)
+        self.run(PREPARE.format(address=self.address, route=ROUTE))
 
     def run(self, lines: str, *, check: bool = True, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """Run a shell's lines in it. Raises AssertionError if they fail, with what they said."""

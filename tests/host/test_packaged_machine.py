@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.host.guest_lab import bring_tiny
-from tests.host.packaged_machine import ADDRESS, PackagedMachine
+from tests.host.packaged_machine import ADDRESS, Network, PackagedMachine
 from tools.packages.build import build_packages
 from tools.packages.tree import ROOT
 
@@ -68,7 +68,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def machine(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PackagedMachine]:
     """A server and a node with a VM and a container."""
-    machine = PackagedMachine(tmp_path_factory.mktemp("place"), given)
+    network = Network()
+    machine = PackagedMachine(network, tmp_path_factory.mktemp("place"), given)
     try:
         machine.run("dpkg -i /srv/given/now/*.deb")
         join = machine.ask("weft server init | grep 'agent join'")
@@ -85,6 +86,7 @@ def machine(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         yield machine
     finally:
         machine.close()
+        network.close()
 
 
 def list_guests(machine: PackagedMachine) -> list[str]:
@@ -175,3 +177,38 @@ def test_an_agent_that_is_removed_and_comes_back_finds_its_guests(machine: Packa
     _, failed, _ = requests.end()
     assert (failed, list_guests(machine)) == (0, before)
     assert "Running" in machine.until("weft vm list --no-header | grep Running")
+
+
+def test_three_machines_become_a_cluster_with_ten_commands_at_most(given: Path, tmp_path: Path) -> None:
+    """As in docs/guide/install.md: a server and two nodes."""
+    network, machines, typed = Network(), list[PackagedMachine](), list[str]()
+
+    def type_in(machine: PackagedMachine, line: str, seconds: float = 300) -> str:
+        typed.append(line)
+        run = machine.run(line, seconds=seconds)
+        print(f"{machine.name}$ {line}\n{run.stdout}{run.stderr}")
+        return run.stdout
+
+    try:
+        machines += [PackagedMachine(network, tmp_path, given, name, "1500m") for name in ("m1", "m2", "m3")]
+        server, *nodes = machines
+        type_in(server, "dpkg -i /srv/given/now/weft-client_*.deb /srv/given/now/weft-server_*.deb")
+        said = type_in(server, "weft server init")
+        for node in nodes:
+            join = re.findall("^weft agent join .*$", said, re.MULTILINE)[0]
+            type_in(node, "dpkg -i /srv/given/now/weft-client_*.deb /srv/given/now/weft-agent_*.deb")
+            type_in(node, join)
+            if node is not nodes[-1]:
+                said = type_in(server, "weft token create --join")
+        server.until("[ $(weft node list --no-header | grep -c Ready) = 2 ]")
+        type_in(server, "weft image add tiny file:///srv/given/tiny.tar")
+        type_in(server, "weft vm create web --image tiny --memory 128M")
+        assert server.ask("weft exec vm/web -- uname -s") == "Linux"
+        assert len(typed) <= 10
+        for line in ("weft doctor", "weft node list", "weft server list", "weft ps"):
+            print(f"$ {line}\n{server.run(line).stdout}")
+        print(nodes[0].run("weft doctor", check=False))
+    finally:
+        for machine in machines:
+            machine.close()
+        network.close()

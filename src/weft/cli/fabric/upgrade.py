@@ -30,7 +30,6 @@ def upgrade(session: Session, to: str | None, *, dry_run: bool) -> int | None:
         raise usage(
             "upgrade takes --to: a folder of packages, or a release that was installed by an upgrade before", _EXAMPLE
         )
-    machines = _list_machines(session)
     if read_release(to) and not Path(to).exists():
         release, packages, sent = to, _find_uploaded(session, to), []
     else:
@@ -39,6 +38,7 @@ def upgrade(session: Session, to: str | None, *, dry_run: bool) -> int | None:
         packages = [
             {"name": one.name, "architecture": one.architecture, "sha256": one.sha256, "size": one.size} for one in sent
         ]
+    machines = _list_machines(session)
     left = [one for one in order_machines(release, machines) if one.release != release]
     if dry_run:
         _show(session, release, left, machines)
