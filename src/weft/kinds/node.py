@@ -18,9 +18,11 @@ from weft.kinds.parts.node.power import (
     PowerOrder,
     PowerReading,
     check_power,
+    check_secret_of_bmc,
     describe_node_progress,
     find_power_failure,
     find_power_rights,
+    list_secrets,
     order_power,
 )
 from weft.kinds.parts.stream_verbs import METRICS, NODE_LOGS
@@ -444,6 +446,7 @@ NODE = Kind(
             lambda spec: [spec.devices_project] if spec.devices_project else [],
             blocks=False,
         ),
+        Reference("secret", "spec.power_secret", list_secrets, blocks=False, fits=check_secret_of_bmc),
     ),
     indexes={
         NODES_BY_UID: uid_of,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.scenario.bmc_lab import MACHINE, PASSWORD, USER, Bmc, run_ipmi, run_redfish
-from tests.scenario.cli_lab import Fabric, start_fabric
+from tests.scenario.cli_lab import Fabric, Said, start_fabric
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,6 @@ def test_a_machine_is_switched_over_ipmi(fabric: Fabric, tmp_path: Path) -> None
             {"user": USER, "password": PASSWORD, "fingerprint": "00" * 32},
             "has another certificate than its secret says",
         ),
-        ({"user": USER}, "secret default/bmc has no password"),
         (
             {"user": USER, "password": "two\nlines", "fingerprint": "own"},
             "password in secret default/bmc is not one line",
@@ -122,6 +121,33 @@ def test_what_is_not_an_address_or_an_order_is_refused(fabric: Fabric, argv: tup
         argv = (*argv, "--power", "redfish://bmc")
     said = fabric.weft(*argv)
     assert said.code == 2 and words in said.err and "root:pw" not in said.err, said.err
+
+
+def test_a_secret_that_is_not_there_or_has_other_keys_is_refused_at_once_and_one_that_goes_is_named(
+    fabric: Fabric,
+) -> None:
+    def point(secret: str) -> Said:
+        return fabric.weft("node", "set", "n2", "--power", "redfish://127.0.0.1:9", "--power-secret", secret)
+
+    keep_secret(fabric, "good", user=USER, password=PASSWORD)
+    keep_secret(fabric, "registry", username=USER, password=PASSWORD)
+    for secret, code, words in (
+        ("default/godo", 3, 'secret "godo" not found in project default'),
+        ("nowhere/good", 3, 'secret "good" not found in project nowhere'),
+        ("default/registry", 2, "secret default/registry has no user"),
+    ):
+        said = point(secret)
+        assert said.code == code and "--power-secret: " in said.err and words in said.err, said.err
+        assert json.loads(fabric.weft("get", "node/n2", "-o", "json").out)["spec"].get("power_secret", "") != secret
+    assert "did you mean good?" in point("default/godo").err
+    assert "weft secret set registry -p default --value user=USER --password-stdin" in point("default/registry").err
+    assert point("default/good").code == 0
+    assert fabric.weft("secret", "delete", "good", "--yes").code == 0
+    assert (
+        fabric.weft("node", "set", "n2", "--autonomy", "5m").code == 0
+    )  # what is named already is not asked for again
+    said = fabric.weft("node", "power", "n2", "--timeout", "30s")
+    assert said.code == 1 and "secret default/good does not exist" in said.err, said.err
 
 
 def test_a_node_without_a_bmc_or_with_running_workloads_is_not_switched(fabric: Fabric, redfish: Bmc) -> None:

@@ -81,6 +81,10 @@ async def plan_references(
                     # Whether there is such a project, nobody learns by sharing who may not see it.
                     if actor is not None and actor.permits("project:get", name):
                         preconditions += await _plan_one(view, _PROJECT, None, name, SHARED_WITH, _CREATE_PROJECT)
+                elif (
+                    envelope.project is None and target.scope == "project"
+                ):  # an object of the fabric says PROJECT/NAME
+                    preconditions += await _plan_one(view, target, *split_named(None, name), reference.field)
                 else:
                     project = await _find_project(view, target, envelope, reference, name)
                     if reference.awaited and await view.get(target, project, name) is None:

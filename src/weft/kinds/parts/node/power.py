@@ -10,8 +10,9 @@ import msgspec
 
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Goal, Object
+from weft.kinds.secret import SealedSpec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
-from weft.objects.identity import is_name
+from weft.objects.identity import is_name, split_named
 from weft.objects.schema import field
 
 USER, PASSWORD, FINGERPRINT = "user", "password", "fingerprint"  # keys of the secret
@@ -89,6 +90,22 @@ def check_power(url: str, secret: str) -> None:
             f"spec.power_secret: {secret[:80]!r} isn't a secret",
             field="spec.power_secret",
             hint=f"write PROJECT/NAME of a secret with the values {USER} and {PASSWORD}",
+        )
+
+
+def list_secrets(spec: Any) -> list[str]:
+    """The secret that a node's spec names, as PROJECT/NAME."""
+    return [spec.power_secret] if spec.power_secret else []
+
+
+def check_secret_of_bmc(_: Any, named: str, secret: SealedSpec, __: str | None) -> None:
+    """Raises InvalidInput for a secret without the user or the password of a BMC."""
+    if missing := [key for key in (USER, PASSWORD) if key not in secret.sealed]:
+        project, name = split_named(None, named)
+        raise InvalidInput(
+            f"spec.power_secret: secret {named} has no {' and no '.join(missing)}",
+            field="spec.power_secret",
+            hint=f"weft secret set {name} -p {project} --value {USER}=USER --password-stdin",
         )
 
 
