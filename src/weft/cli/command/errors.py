@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ from weft.cli.command.synonyms import find_option_meant
 from weft.cli.output.local_time import localize
 from weft.cli.output.terminal import clean, plan_paint
 from weft.cli.session import NotSent, Session
+from weft.kinds.registry import BY_NAME, WORKLOADS
 from weft.language.complaint import draw_caret
 from weft.objects.errors import WeftError
 from weft.objects.schema import suggest
@@ -59,6 +61,8 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
         known = _options_of(getattr(error, "ctx", None))
         if remembered := find_option_meant(error.option_name, known):
             hints.append(f"did you mean {remembered}?")
+        elif others := _find_kinds_with(error.option_name.strip("-"), getattr(error, "ctx", None)):
+            hints.append(f"only of {' and '.join(others)}")
         elif error.possibilities:
             by_word = {one.strip("-"): one for one in error.possibilities}  # every option begins alike
             if meant := suggest(error.option_name.strip("-"), list(by_word)):
@@ -103,6 +107,16 @@ def _name_missing(param: click.Parameter) -> str:
     name = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
     words = f": give {' or '.join(param.type.choices)}" if isinstance(param.type, click.Choice) else ""
     return f"{name} is missing{words}"
+
+
+def _find_kinds_with(flag: str, context: click.Context | None) -> list[str]:
+    """Kinds of workloads, and volumes, that have a field with this flag, where ``context`` is the command that sets another's."""
+    words = context.command_path.split() if context is not None else []
+    if len(words) < 3 or words[-2] not in BY_NAME or words[-1] not in ("create", "set"):
+        return []
+    flags = importlib.import_module("weft.cli.command.flags")  # help, which is read more often, does without
+    kinds = [BY_NAME[name] for name in (*WORKLOADS, "volume")]
+    return [kind.name for kind in kinds if any(flag == flags.flag_name(doc) for doc in flags.flag_fields(kind))]
 
 
 def _options_of(context: click.Context | None) -> list[str]:
