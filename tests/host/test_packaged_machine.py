@@ -168,6 +168,29 @@ def test_a_disk_that_is_full_while_packages_are_unpacked_stops_the_upgrade_and_l
     assert list_guests(machine) == before
 
 
+def test_an_installation_that_is_cut_off_is_finished(machine: PackagedMachine) -> None:
+    before = list_guests(machine)
+    (to,) = {"now", "newer"} - {"newer" if read_releases(machine) == [NEWER, NEWER] else "now"}
+    machine.run(f"weft fabric upgrade --to /srv/given/{to} --detach")
+    machine.until("[ -e /var/lib/weft/install/server/wanted ] && pgrep -x dpkg || pgrep -x dpkg-deb")
+    machine.run(
+        "systemctl kill -s KILL weft-server-install.service weft-agent-install.service; pkill -9 dpkg", check=False
+    )
+    machine.until("! weft upgrade list --no-header | grep -E 'Running|Waiting' && weft upgrade list --no-header", 180)
+    release = NEWER if to == "newer" else __version__
+    assert read_releases(machine) == [release, release]
+    assert "ii " in machine.ask("dpkg -l weft-server | tail -1")
+    assert machine.ask("dpkg --audit") == ""
+    assert list_guests(machine) == before
+    machine.run("systemctl mask --now weft-agent-install.path")
+    (back,) = {"now", "newer"} - {to}
+    stopped = machine.run(f"weft fabric upgrade --to /srv/given/{back}", check=False, seconds=400)
+    assert "weft-agent-install.path is masked on this machine" in stopped.stderr
+    machine.run("systemctl unmask weft-agent-install.path; systemctl start weft-agent-install.path")
+    machine.run("weft upgrade resume $(weft upgrade list --no-header | grep Stopped | cut -d' ' -f1)", seconds=400)
+    assert list_guests(machine) == before
+
+
 def test_an_agent_that_is_removed_and_comes_back_finds_its_guests(machine: PackagedMachine) -> None:
     before, requests = list_guests(machine), Requests(machine)
     machine.run("dpkg --remove weft-agent")

@@ -21,6 +21,7 @@ from weft.kinds.parts.packages import MOST_MESSAGE, InstallOutcome, Role
 BASE = Path("/var/lib/weft/install")
 TREES = Path("/usr/lib/weft")
 SYSTEMD = Path("/run/systemd/system")
+UNITS = Path("/etc/systemd/system")  # those of the administrator
 _ARCHITECTURES: Mapping[str, str] = {"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64"}
 
 
@@ -28,9 +29,16 @@ class DebianInstaller:
     """Installer of the service ``role``. ``tree``: where its package lies; ``prefix``: where this process runs from."""
 
     def __init__(
-        self, role: Role, base: Path = BASE, tree: Path | None = None, prefix: str = sys.prefix, systemd: Path = SYSTEMD
+        self,
+        role: Role,
+        base: Path = BASE,
+        tree: Path | None = None,
+        prefix: str = sys.prefix,
+        systemd: Path = SYSTEMD,
+        units: Path = UNITS,
     ) -> None:
         self._role, self._base, self._prefix, self._systemd = role, base, prefix, systemd
+        self._units = units
         self._tree = tree or TREES / role
         self.folder = base / role
 
@@ -44,6 +52,8 @@ class DebianInstaller:
             return f"this {self._role} doesn't run from the package weft-{self._role}: upgrade it by hand"
         if not (self._tree / "install").is_file() or not self._systemd.is_dir():
             return f"this machine's systemd doesn't start {self._tree}/install: upgrade weft-{self._role} by hand"
+        if os.path.realpath(self._units / f"weft-{self._role}-install.path") == os.devnull:
+            return f"weft-{self._role}-install.path is masked on this machine: upgrade weft-{self._role} by hand, or unmask it"
         if not os.access(self.folder, os.W_OK):
             return f"{self.folder} can't be written: install weft-{self._role} again"
         return ""

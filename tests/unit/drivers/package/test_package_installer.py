@@ -163,5 +163,10 @@ def test_a_refusal_of_the_service_itself_is_the_newest_outcome(machine: Machine)
 def test_a_service_that_runs_from_elsewhere_says_so(machine: Machine, tmp_path: Path) -> None:
     here = DebianInstaller("agent", machine.base, machine.tree, str(tmp_path / "clone/.venv"), tmp_path)
     assert here.find_obstacle() == "this agent doesn't run from the package weft-agent: upgrade it by hand"
+    (tmp_path / "weft-agent-install.path").symlink_to("/dev/null")
+    masked = DebianInstaller("agent", machine.base, machine.tree, str(machine.tree), tmp_path, units=tmp_path)
+    assert masked.find_obstacle().startswith(
+        "weft-agent-install.path is masked on this machine: upgrade weft-agent by hand"
+    )
     without = DebianInstaller("agent", machine.base, machine.tree, str(machine.tree), tmp_path / "none")
     assert "this machine's systemd doesn't start" in without.find_obstacle()
