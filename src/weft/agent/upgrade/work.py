@@ -1,6 +1,6 @@
 """How an order to install another release is done: its packages are fetched, and the machine installs them and restarts the agent.
 
-The order stands meanwhile: the agent that comes back says whether it is the ordered release. Guests notice nothing of it.
+The order stands until then: the agent that starts again reports whether it runs the ordered release. Guests notice nothing.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class UpgradeWork(Handler[UpgradeOrder, UpgradeReport]):
         except BaseException:
             await asyncio.to_thread(installer.clear)  # a full disk is left as it was
             raise
-        return {name_file(one): one.sha256 for one in packages}
+        return {one.file: one.sha256 for one in packages}
 
     def _fetch_one(self, installer: PackageInstaller, package: PackageFile) -> None:
-        with (installer.folder / name_file(package)).open("wb") as out:
+        with (installer.folder / package.file).open("wb") as out:
             self._server.fetch_blob(package.sha256, out, lambda _: None)
 
     async def _wait(self, installer: PackageInstaller, order: UpgradeOrder) -> None:
@@ -91,8 +91,3 @@ class UpgradeWork(Handler[UpgradeOrder, UpgradeReport]):
                 if self._clock.elapsed() - installed_at > RESTART_SECONDS:
                     return
             await self._clock.sleep(LOOK_SECONDS)
-
-
-def name_file(package: PackageFile) -> str:
-    """File name of a package in the installer's folder."""
-    return f"{package.name}_{package.architecture}.deb"

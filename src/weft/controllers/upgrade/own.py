@@ -67,9 +67,7 @@ class OwnUpgrade:
             return
         chosen = choose_packages(spec.packages, "server", installer.architecture)
         _log.info("weft %s is being installed", spec.to)
-        await asyncio.to_thread(
-            installer.begin, key, {f"{one.name}_{one.architecture}.deb": one.sha256 for one in chosen}
-        )
+        await asyncio.to_thread(installer.begin, key, {one.file: one.sha256 for one in chosen})
 
     async def _put_packages(self, spec: UpgradeSpec) -> str:
         """Put the packages where they are installed from; why that can't be done, or ""."""
@@ -82,7 +80,7 @@ class OwnUpgrade:
             try:
                 if not path.is_file() and await self._files.bring(one.sha256, path) is None:
                     return f"no server has the package {one.name} any more: weft fabric upgrade uploads it again"
-                target = self._installer.folder / f"{one.name}_{one.architecture}.deb"
+                target = self._installer.folder / one.file
                 await asyncio.to_thread(shutil.copyfile, path, target)
             except WeftError as failure:
                 return failure.message

@@ -52,7 +52,7 @@ def _check_turn(to: str, status: UpgradeStatus, machines: Sequence[Machine], now
     assert turn is not None
     machine = next((one for one in machines if (one.kind, one.name, one.uid) == (turn.kind, turn.name, turn.uid)), None)
     what = f"{turn.kind} {turn.name}"
-    if machine is None:  # deleted meanwhile
+    if machine is None:  # people have deleted it
         status.turn = None
         return
     if machine.outcome:

@@ -2,7 +2,7 @@
 
 The service puts the packages and ``wanted`` into its folder, ``<base>/<role>``; a unit of systemd sees that and starts
 ``/usr/lib/weft/<role>/install``, which checks and installs them, restarts the service, and writes ``<base>/<role>.outcome``. So the
-service needs no rights for it, and may be restarted meanwhile.
+service needs no rights, and the installation outlives its restart.
 
 ``wanted``: the attempt's key, then a line ``SHA-256  FILE`` for each package. ``outcome``: the key, then ``ok`` or what failed.
 """

@@ -24,6 +24,11 @@ class PackageFile(msgspec.Struct, frozen=True, kw_only=True):
     sha256: Annotated[str, field("Its SHA-256, 64 hex digits", max_length=64)]
     size: Annotated[int, field("Bytes of the file", ge=1, le=MOST_PACKAGE_BYTES)]
 
+    @property
+    def file(self) -> str:
+        """Name of its file where it is installed from."""
+        return f"{self.name}_{self.architecture}.deb"
+
 
 class InstallOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Outcome of the last installation on a machine."""
