@@ -208,6 +208,12 @@ _NOT_TLS = (
 )
 
 
+def begin_small(text: str) -> str:
+    """``text`` as it goes on within a sentence: it begins small, unless its first word is written in capitals, like BMC or IPv4."""
+    first = text.partition(" ")[0]
+    return text if any(c.isupper() or c.isdigit() for c in first[1:]) else text[:1].lower() + text[1:]
+
+
 def describe_failure(problem: BaseException) -> str:
     """A short description of ``problem``, without the name of its class."""
     for cls in type(problem).__mro__:
@@ -218,7 +224,7 @@ def describe_failure(problem: BaseException) -> str:
     words = getattr(problem, "strerror", None)
     if isinstance(problem, OSError) and words:
         named = f"{problem.filename}: " if isinstance(problem.filename, str) else ""
-        return f"{named}{words[:1].lower()}{words[1:]}"
+        return f"{named}{begin_small(words)}"
     return str(problem) or "it failed without a word"
 
 

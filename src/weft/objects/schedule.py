@@ -13,7 +13,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import InvalidInput, begin_small
 
 LONGEST = 256
 _NAMED = {
@@ -43,7 +43,7 @@ def check_schedule(
     try:
         next_run(text, zone, 0.0)
     except (_cron().CronSimError, StopIteration) as problem:
-        why = str(problem)[:1].lower() + str(problem)[1:] if str(problem) else "it never comes due"
+        why = begin_small(str(problem)) if str(problem) else "it never comes due"
         raise InvalidInput(f"{field}: {text[:60]!r} is not a schedule: {why}", field=field, hint=_HINT) from None
 
 

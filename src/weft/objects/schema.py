@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import inspect as mi
 
-from weft.objects.errors import InvalidInput, UnknownField, WeftError
+from weft.objects.errors import InvalidInput, UnknownField, WeftError, begin_small
 from weft.objects.identity import check_name, check_shared_name
 from weft.objects.quantity import (
     format_bytes,
@@ -347,7 +347,7 @@ def read_strict(raw: Any, type_: type[T], path: str = "spec") -> T:
             at = (path + where.rstrip("`")).removeprefix(".") if where else path
             steps = [step for step in re.sub(r"\[[^]]*\]", "", where.rstrip("`")).split(".") if step]
             fact = _name_bound(what, type_, steps) or _in_words(what)
-            problems = [InvalidInput(f"{at}: {fact[:1].lower()}{fact[1:]}", field=at, hint=_hint_at(type_, path, at))]
+            problems = [InvalidInput(f"{at}: {begin_small(fact)}", field=at, hint=_hint_at(type_, path, at))]
     first = problems[0]
     if len(problems) > 1:
         first.details["problems"] = [p.to_dict() for p in problems]
@@ -400,7 +400,7 @@ def _hint_at(type_: Any, path: str, at: str) -> str | None:
     if doc is None or not doc.description:
         return None
     article = "" if " | " in doc.type or doc.type.startswith(_UNCOUNTED) else "an " if doc.type[0] in "aei" else "a "
-    return f"give {article}{doc.type} ({doc.description[:1].lower()}{doc.description[1:]})"
+    return f"give {article}{doc.type} ({begin_small(doc.description)})"
 
 
 def describe_fields(type_: Any, path: str = "spec") -> list[FieldDoc]:

@@ -10,7 +10,7 @@ import ssl
 
 import pytest
 
-from weft.objects.errors import describe_failure
+from weft.objects.errors import begin_small, describe_failure
 
 
 def make_tls_error(reason: str) -> ssl.SSLError:
@@ -36,3 +36,18 @@ def make_tls_error(reason: str) -> ssl.SSLError:
 )
 def test_a_failure_is_described_without_the_name_of_its_class(problem: Exception, words: str) -> None:
     assert describe_failure(problem) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "within"),
+    [
+        ("BMC of the machine", "BMC of the machine"),
+        ("VMs that migrate", "VMs that migrate"),
+        ("IPv4 address", "IPv4 address"),
+        ("A machine", "a machine"),
+        ("Reason, for people", "reason, for people"),
+        ("", ""),
+    ],
+)
+def test_what_goes_on_within_a_sentence_begins_small_unless_it_is_written_in_capitals(text: str, within: str) -> None:
+    assert begin_small(text) == within

@@ -16,7 +16,7 @@ from weft.cli.output.terminal import clean, plan_paint
 from weft.cli.session import NotSent, Session
 from weft.kinds.registry import BY_NAME, WORKLOADS
 from weft.language.complaint import draw_caret
-from weft.objects.errors import WeftError
+from weft.objects.errors import WeftError, begin_small
 from weft.objects.schema import suggest
 
 # Reasons that the message explains better than their name.
@@ -52,7 +52,7 @@ def complain(error: WeftError, output: str, color: bool, debug: bool = False) ->
 def complain_of_usage(error: click.ClickException, output: str, color: bool) -> int:
     """Report a command line that can't be parsed; always exit 2."""
     message = error.format_message().strip().rstrip(".")
-    message = message[:1].lower() + message[1:]
+    message = begin_small(message)
     hints: list[str] = []
     if isinstance(error, click.NoSuchOption):
         message = f"no such option: {error.option_name}"
@@ -70,7 +70,7 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
     elif isinstance(error, click.MissingParameter) and error.param is not None:
         message = _name_missing(error.param)
     elif isinstance(error, click.BadParameter) and isinstance(error.param, click.Argument):
-        message = error.message[:1].lower() + error.message[1:].rstrip(".")  # it was typed without a name
+        message = begin_small(error.message).rstrip(".")  # it was typed without a name
     elif (
         isinstance(error, click.BadParameter)
         and error.param is not None

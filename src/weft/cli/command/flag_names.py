@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from weft.cli.command.flags import flag_parameter
 from weft.cli.session import Session
-from weft.objects.errors import NotFound, WeftError
+from weft.objects.errors import NotFound, WeftError, begin_small
 
 _BY_VERBS = {
     "spec__shared_with": "with",
@@ -46,7 +46,7 @@ def name_flags(command: click.Context, problem: WeftError) -> WeftError:
         problem.message = f"{named}: {problem.message}"  # node "x" not found: which of several flags meant a node
     hint = problem.hint or ""
     if (problem.field or "").startswith("input.") and problem.message.endswith(" is missing") and hint:
-        hint = f"give {problem.message.removesuffix(' is missing')} ({hint[:1].lower()}{hint[1:]})"  # what the field is
+        hint = f"give {problem.message.removesuffix(' is missing')} ({begin_small(hint)})"  # what the field is
     problem.hint = _rename(flags, hint) or None
     problem.message = _shorten(problem.message, problem.field or "")
     for other in problem.details.get("problems") or []:

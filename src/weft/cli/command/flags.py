@@ -29,7 +29,7 @@ from weft.kinds.priority_class import PRIORITY_CLASS
 from weft.kinds.quota import AccountLimits
 from weft.kinds.record import Kind
 from weft.kinds.registry import WORKLOADS
-from weft.objects.errors import InvalidInput, WeftError
+from weft.objects.errors import InvalidInput, WeftError, begin_small
 from weft.objects.schema import FieldDoc, describe_fields, suggest
 
 # Fields that verbs, the server or words of every command set; a flag for them would only confuse.
@@ -256,7 +256,7 @@ def name_flag(kind: Kind, problem: WeftError) -> WeftError:
             f"{problem.field}."
         )  # of a set of fields that is missing altogether
         if (problem.field == doc.path or within) and problem.message == f"{problem.field} is missing":
-            problem.hint = f"give --{flag_name(doc)} ({doc.description[:1].lower()}{doc.description[1:]})"
+            problem.hint = f"give --{flag_name(doc)} ({begin_small(doc.description)})"
     return problem
 
 

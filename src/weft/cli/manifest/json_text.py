@@ -8,6 +8,7 @@ import re
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the standard library's own reader of a string
 
 from weft.cli.manifest.document import Document, Path, Position, place_of, unreadable
+from weft.objects.errors import begin_small
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ODD = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity|-?\d{4000,})')
@@ -22,7 +23,7 @@ def read_json(text: str, file: str) -> list[Document]:
         raise unreadable(
             file,
             (problem.lineno, problem.colno),
-            f"JSON: {problem.msg[:1].lower()}{problem.msg[1:]}",
+            f"JSON: {begin_small(problem.msg)}",
             "look at commas, quotes and brackets there and in the lines before",
         ) from None
     except (ValueError, RecursionError) as problem:

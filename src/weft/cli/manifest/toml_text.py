@@ -6,6 +6,7 @@ import re
 import tomllib
 
 from weft.cli.manifest.document import Document, Path, Position, unreadable
+from weft.objects.errors import begin_small
 
 _LOOK = "look at quotes, brackets and equals signs there and in the lines before"
 _PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -24,7 +25,7 @@ def read_toml(text: str, file: str) -> list[Document]:
         line = int(match[1]) if match and match[1] else len(text.splitlines()) or 1
         column = int(match[2]) if match and match[2] else 1
         why = _PLACE.sub("", why)
-        raise unreadable(file, (line, column), f"TOML: {why[:1].lower()}{why[1:]}", _LOOK) from None
+        raise unreadable(file, (line, column), f"TOML: {begin_small(why)}", _LOOK) from None
     except (ValueError, RecursionError) as problem:
         why = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
         raise unreadable(file, (1, 1), f"TOML: {why}") from None

@@ -30,7 +30,7 @@ from weft.cli.wait.follow import print_one
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, find_kind
-from weft.objects.errors import NotFound
+from weft.objects.errors import NotFound, begin_small
 from weft.objects.identity import check_labels, check_name
 from weft.objects.image.reference import held_name
 from weft.objects.schema import FieldDoc
@@ -66,7 +66,7 @@ def make_command(verb: str, kind: Kind) -> click.Command:
 
 
 def _describe(kind: Kind) -> str:
-    summary = kind.summary[:1].lower() + kind.summary[1:]
+    summary = begin_small(kind.summary)
     return summary if summary.startswith(kind.a_title) else f"{kind.a_title}: {summary}"
 
 
