@@ -11,6 +11,7 @@ from weft.cli.command import options
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_targets
 from weft.cli.command.target import Target
+from weft.cli.output.local_time import render_time
 from weft.cli.session import Session
 from weft.cli.wait.batch import each, finish_each
 from weft.cli.wait.finish import Done, plan_wait
@@ -19,7 +20,7 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.parts.sharing import EVERY_PROJECT, SHARE
 from weft.kinds.record import Kind, Object, Verb
 from weft.kinds.registry import BY_NAME
-from weft.objects.schema import describe_fields
+from weft.objects.schema import describe_fields, read_strict
 
 _NAMED = 10
 _HELP = {
@@ -75,12 +76,15 @@ def _run(session: Session, verb: str, targets: list[Target], given: dict[str, An
     done: list[Done] = []
     waits: list[Wait] = []
     body = {key: value for key, value in given.items() if value not in (None, (), False)}
+    record = targets[0].kind.verb(verb) if len(targets) > 1 else None
+    if record is not None and record.input is not None:
+        read_strict(body, record.input, "input")  # what is wrong is said once, not of each of them
 
     def act(target: Target) -> None:
         kind, name = target
         before = session.client.get(kind.name, name) if verb == "restart" else None
         obj = session.client.verb(kind.name, name, verb, body)
-        done.append(Done(target, obj, verb, _describe_shares(obj) if verb == SHARE.name else ""))
+        done.append(Done(target, obj, verb, _SAYS[verb](obj) if verb in _SAYS else ""))
         waits.extend(wait for wait in [plan_wait(obj, target, verb, before)] if wait)
 
     codes = each(session, targets, act)
@@ -94,3 +98,10 @@ def _describe_shares(obj: Object) -> str:
         if names
         else "not shared any more"
     )
+
+
+def _describe_pause(obj: Object) -> str:
+    return f"guard paused until {render_time(dig(obj, 'actions.guard_paused_until', 0.0))}"
+
+
+_SAYS = {SHARE.name: _describe_shares, "guard": _describe_pause}  # what a verb's answer says, by the verb

@@ -50,7 +50,7 @@ _DONE = {
     "confirm-off": "confirmed as off: its guests with on_node_loss restart start elsewhere once their time there is over",
     "reclaim": "goes on here: make sure that it never runs at the other cluster",
 }
-_DONE_OF = {("volume", "reclaim"): "is an ordinary volume now", ("node", "guard"): "guard paused"}
+_DONE_OF = {("volume", "reclaim"): "is an ordinary volume now"}
 _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node
 
 
