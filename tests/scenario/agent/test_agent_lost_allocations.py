@@ -113,6 +113,21 @@ async def test_a_lost_guest_that_comes_back_to_its_node_goes_on_there(lab: Lab) 
         await lab.until(lambda: (found := lab.guest(web)) is not None and found.state == "running", "it runs")
 
 
+async def test_a_lost_guest_whose_workload_was_deleted_is_removed_with_its_disk(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+    gone = change(web, role="lost")
+    gone.deleting_since = lab.clock.now()
+    lab.server.put(gone)
+    async with lab.agent():
+        report = await lab.until_state(gone, "released")
+        assert report.incarnation == 1 and not reports_orphan(lab, web.uid)
+        assert lab.guest(web) is None or lab.guest(web).state == "absent"  # type: ignore[union-attr]
+        assert web.uid not in lab.shelf.volumes and short_id(web.uid) not in lab.shelf.volumes, "no disk is left"
+
+
 async def test_a_lost_allocation_of_which_nothing_is_here_is_released(lab: Lab) -> None:
     lost = make_allocation(role="lost", incarnation=3)
     async with lab.agent():

@@ -187,7 +187,7 @@ class Allocations:
         spec = worker.state.local.spec if worker is not None and is_read else decode_part(envelope.spec, AllocationSpec)
         if spec.role == "reserved":
             return False  # it only reserves capacity, in the store
-        lost = is_lost(spec)
+        lost = is_lost(spec) and envelope.deleting_since is None  # of one that is deleted, nothing is kept
         if worker is not None and not (worker.state.released and envelope.deleting_since is None and not lost):
             state = worker.state
             was_gone = not lost and (state.replaced or state.deleted)

@@ -107,7 +107,7 @@ class AllocationState:
         """The server listed or changed the allocation; whether the plan may change."""
         sent = read_allocation(envelope, self._spec if self.has_read(envelope) else None)
         local, old = self._place(sent), self.local
-        before, orphan = (old.spec, old.deleting, self.checkpoint.orphan), is_lost(local.spec)
+        before, orphan = (old.spec, old.deleting, self.checkpoint.orphan), is_lost(local.spec) and not local.deleting
         self.envelope, self.local, self._spec = envelope, local, sent.spec
         leftover = find_leftover(self.checkpoint.leftover, old.spec, local.spec)
         migration = self.checkpoint.migration or recall_migration(self.checkpoint, local.spec)

@@ -185,7 +185,8 @@ def _plan_loss(node: Item, together: Sequence[Freed], now: float) -> Commit:
             _begin_again(draft, one.source.replica)
         spec = replace(one.place.spec(AllocationSpec), role="lost")
         draft.change(one.place, spec=spec, status=AllocationStatus(ended_by=one.evidence))
-        said = f"{one.evidence.message}; it gets another place{describe_loss(one.source)}"
+        then = f"it gets another place{describe_loss(one.source)}" if not one.workload.deleting else "it is deleted"
+        said = f"{one.evidence.message}; {then}"
         events.append(Event("Warning", "NodeLost", said, one.workload.envelope.ref, SOURCE))
     return Commit(node.key, draft.writes, draft.preconditions, events)
 

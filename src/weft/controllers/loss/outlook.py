@@ -26,12 +26,14 @@ def find_way(view: View, node: Item, place: Item) -> LossSource | str:
     workload = next(iter(view.find(WORKLOADS_BY_UID, spec.workload.uid)), None)
     if not ends_if_lost(spec):
         return "its on_node_loss is wait"
-    if workload is None or workload.deleting or place.deleting:
+    if workload is None or (place.deleting and not workload.deleting):
         return "it is being deleted"
     if spec.role != "active" or spec.migration is not None or spec.storage is not None:
         return "it migrates, or a disk of it does"
     if ASKS_FIRST not in node.report(NodeReport).capabilities:
         return "the agent of its node is older than this"
+    if workload.deleting:
+        return LossSource()  # it goes on nowhere
     if report.ended:
         return "it has ended"
     if spec.slot is not None or _is_promised(spec.lease):
@@ -56,6 +58,8 @@ def _is_promised(lease: AllocatedLease | None) -> bool:
 def describe_outlook(view: View, node: Item, place: Item) -> str:
     """Describe what becomes of a guest of a silent node that isn't Autonomous, in one clause."""
     spec, way, name = place.spec(AllocationSpec), find_way(view, node, place), node.envelope.name
+    if any(one.deleting for one in view.find(WORKLOADS_BY_UID, spec.workload.uid)):
+        return _describe_deletion(node, place, way)
     if not ends_if_lost(spec):
         return "the workload may still run there; waiting for the node"
     if isinstance(way, str):
@@ -67,6 +71,18 @@ def describe_outlook(view: View, node: Item, place: Item) -> str:
         return f"it restarts elsewhere{way.said} once the node is known to be off: weft node confirm-off {name}"
     at = find_promise_end(node)
     return f"it restarts elsewhere{way.said} at {format_time(at, seconds=True)} if the node isn't heard of before"
+
+
+def _describe_deletion(node: Item, place: Item, way: LossSource | str) -> str:
+    """The same of a guest that is being deleted: then nobody waits for what it has there."""
+    gathered, held = (
+        node.envelope.condition("GuestsGoOn"),
+        is_held(place.spec(AllocationSpec), place.report(AllocationReport)),
+    )
+    if isinstance(way, str) or not held or (gathered is not None and gathered.reason == MASS_LOSS):
+        return "the workload is removed there when the node returns"
+    at = format_time(find_promise_end(node), seconds=True)
+    return f"the workload is gone at {at} if the node isn't heard of before"
 
 
 def find_promise_end(node: Item) -> float:

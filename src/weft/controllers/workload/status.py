@@ -162,7 +162,7 @@ def _fold_place(
         status.phase = _leaving(report, former)
         if lost:
             status.reason = "nodeAutonomous" if place.node_phase == "Autonomous" else "nodeLost"
-            status.message = _lost(place, "the workload is removed there when the node returns")
+            status.message = _lost(place, place.outlook or "the workload is removed there when the node returns")
         return
     if lost and not report.ended:  # what has run once can't still run there
         status.phase = Phase.UNKNOWN
