@@ -159,7 +159,24 @@ def is_stopped_there(spec: ReplicaSpec) -> bool:
     return spec.workload.get("run") in ("stop", "suspend") and not spec.workload.get("fenced")
 
 
+def refuse_second_copy(copy: Envelope, of: str) -> None:
+    """Raise IllegalTransition if ``copy``, a replication of ``of`` or its replica, belongs to a VM with copies: another would begin
+    at once, and the VM have none until it has come whole."""
+    if copy.owner is not None:
+        raise IllegalTransition(
+            f"{copy.kind}/{copy.name} is the second copy of {of}, and is there as long as that has copies",
+            reason="secondCopy",
+            hint=f"weft vm set {split_subject(of)[1]} --copies 1 takes it away, where no volume of that says 2; "
+            f"weft replication set {copy.name} --rpo changes it",
+        )
+
+
+def _guard_deletion(replica: Envelope, _: float) -> None:
+    refuse_second_copy(replica, decode_part(replica.spec, ReplicaSpec).of)
+
+
 def _guard_change(replica: Envelope, new: ReplicaSpec, _: float) -> None:
+    refuse_second_copy(replica, new.of)
     if decode_part(replica.marks, ReplicaMarks).role == PRIMARY:
         raise IllegalTransition(
             "the replica was promoted, so its source changes it no more",
@@ -530,6 +547,7 @@ REPLICA = Kind(
     admission=Admission(
         check=check_replica,
         change_guard=_guard_change,
+        delete_guard=_guard_deletion,
         counts=_count,
     ),
     display=Display(

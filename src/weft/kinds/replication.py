@@ -44,8 +44,8 @@ from weft.kinds.record import (
     Verb,
     uid_of,
 )
-from weft.kinds.replica import Keep, Rpo
-from weft.objects.envelope import take_from_spec
+from weft.kinds.replica import Keep, Rpo, refuse_second_copy
+from weft.objects.envelope import Envelope, decode_part, take_from_spec
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_duration
@@ -304,6 +304,10 @@ def _check_new(spec: ReplicationSpec) -> None:
         )
 
 
+def _guard_deletion(replication: Envelope, _: float) -> None:
+    refuse_second_copy(replication, decode_part(replication.spec, ReplicationSpec).of)
+
+
 def _refuse_departed(_: ReplicationSpec, name: str, vm: WorkloadMarks) -> None:
     """Raise IllegalTransition for what is left of a VM that migrated to another cluster."""
     if vm.departed:
@@ -454,6 +458,7 @@ REPLICATION = Kind(
     admission=Admission(
         check=check_replication,
         check_new=_check_new,
+        delete_guard=_guard_deletion,
         one_of=(_name_taken_over, "spec.automatic"),
     ),
     display=Display(

@@ -108,3 +108,29 @@ def test_a_person_confirms_that_a_node_is_off_while_a_server_dies_too(fabric: Fa
     assert [one["by"] for one in ended] == ["person"]
     start_agent(fabric, "n1")
     until(fabric, 30.0, lambda: places(fabric) == [("n2", "active")])
+
+
+def test_a_second_copy_is_deleted_and_changed_by_the_vm_alone(fabric: Fabric) -> None:
+    made = fabric.weft("vm", "create", "db", "--image", "tiny", "--copies", "2", "--timeout", "30s")
+    assert made.code == 0, made.err
+
+    def count(kind: str) -> int:
+        return len(read(fabric, kind)["items"])
+
+    until(fabric, 30.0, lambda: count("replicas") == 1)
+    for argv in (
+        ("replication", "delete", "db-copy", "--yes"),
+        ("replica", "delete", "db-copy", "--yes"),
+        ("replica", "set", "db-copy", "--keep", "5"),
+    ):
+        said = fabric.weft(*argv)
+        assert said.code == 5 and f"{argv[0]}/db-copy is the second copy of vm/db" in said.err, said.err
+        assert "weft vm set db --copies 1 takes it away" in said.err, said.err
+    assert (
+        not read(fabric, "replication/db-copy")["deleting_since"]
+        and not read(fabric, "replica/db-copy")["deleting_since"]
+    )
+    assert fabric.weft("replication", "set", "db-copy", "--rpo", "30s", "--detach").code == 0
+    until(fabric, 30.0, lambda: read(fabric, "replica/db-copy")["spec"]["rpo"] == 30.0)
+    assert fabric.weft("vm", "set", "db", "--copies", "1").code == 0
+    until(fabric, 60.0, lambda: count("replications") == 0 and count("replicas") == 0)

@@ -153,3 +153,56 @@ async def test_disks_that_other_nodes_have_too_get_no_copy(tmp_path: Path) -> No
         await lab.put_vm("web", pool="san", copies=2)
         await until_copied(lab, "False", "the root disk is in pool san, which other nodes have too")
         assert await gone(lab)
+
+
+async def test_an_encrypted_volume_keeps_its_vm_from_being_copied_and_nothing_is_tried(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await make_nodes(lab, 2)
+        await lab.put("volume", "safe", {"size": GIB, "encrypted": True}, finalizers=("volume",))
+        await lab.put_vm("web", volumes=["safe"], copies=2)
+        await until_copied(lab, "False", "volume safe is encrypted, and no copy of such a disk can be made")
+        assert await gone(lab)
+
+
+async def test_a_copy_that_nobody_wants_any_more_stays_while_it_may_be_all_that_is_left(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await make_nodes(lab, 2)
+        await lab.put_vm("web", on_node_loss="restart", copies=2)
+        await lab.until_phase("web", "Running")
+        await copy_point(lab, "n0", 1)
+        await lab.ask("n1", "node", None, cordoned=False)
+        await lab.nodes["n0"].die()
+        await lab.until_phase("web", "Unknown")
+        await lab.change_spec("web", "vm", copies=1)
+        await until_copied(
+            lab, "False", "its copy is kept until node n0 sends heartbeats again: it may be all that is left"
+        )
+        await lab.until_phase("web", "Running", 200.0)
+        status = await lab.status("web")
+        assert status.node == "n1" and status.lost_since is not None
+        await until_copied(lab, "False", "its spec has no second copy")
+        await lab.nodes["n1"].write_report(snapshots=[])
+        await lab.pass_time(10.0)
+        assert not [*await lab.every("replication"), *await lab.every("replica")]
+
+
+async def test_a_vm_that_is_deleted_while_its_node_is_silent_is_gone_once_its_guest_has_surely_ended(
+    tmp_path: Path,
+) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await make_nodes(lab, 2)
+        await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
+        await lab.put_vm("web", on_node_loss="restart", volumes=["data"])
+        await lab.put_vm("old", on_node_loss="wait")
+        for name in ("web", "old"):
+            await lab.until_phase(name, "Running")
+        await lab.nodes["n0"].die()
+        await lab.until_phase("web", "Unknown")
+        for name in ("web", "old"):
+            await lab.delete(f"/vm/default/{name}")
+        await lab.until_phase("web", "Shutdown")
+        told = (await lab.status("web")).message
+        assert "the workload is gone at " in told and told.endswith("if the node isn't heard of before"), told
+        await lab.pass_time(200.0)
+        assert await lab.get("/vm/default/web") is None
+        assert (await lab.status("old")).message.endswith("the workload is removed there when the node returns")

@@ -39,7 +39,7 @@ from weft.contracts.store import (
 )
 from weft.kinds.registry import KINDS
 from weft.objects.envelope import Envelope
-from weft.objects.errors import AlreadyExists, Forbidden, InUse, InvalidInput, Unavailable, WeftError
+from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InUse, InvalidInput, Unavailable, WeftError
 from weft.objects.identity import object_key
 from weft.serving.answer import Answer
 from weft.trust.credentials import Actor
@@ -352,10 +352,10 @@ def _refuse_all(parts: Sequence[_Part]) -> None:
             problems += [{**problem, "index": part.index, **_named(part)} for problem in inner]
     first = wrong[0].error
     message = first.message if first is not None else ""
-    refused = all(isinstance(part.error, Forbidden) for part in wrong)
+    alike = (one for one in (Forbidden, IllegalTransition) if all(isinstance(part.error, one) for part in wrong))
     rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     tokens = {problem["reason"] for problem in problems}
-    raise (Forbidden if refused else InvalidInput)(
+    raise next(alike, InvalidInput)(
         f"{_title(wrong[0])}{message}{rest}: nothing was changed",
         reason=tokens.pop() if len(tokens) == 1 else None,
         field=first.field if first is not None else None,

@@ -1,5 +1,7 @@
 """Gives workloads with copies a replication to another node of this cluster, and takes it away with them, or when it shall go.
 
+A copy isn't taken away while the node of its workload is silent: it may be all that is left of it.
+
 Reads VMs, volumes, allocations, nodes, replications, replicas; makes and deletes the workload's local replication and its replica,
 and writes its condition Copied. Woken by those. Points are the replications controller's, their node is the replicas controller's.
 """
@@ -13,9 +15,15 @@ import msgspec
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, LOCAL, AllocationSpec
+from weft.kinds.allocation import (
+    ALLOCATIONS_BY_NODE,
+    ALLOCATIONS_BY_WORKLOAD,
+    LOCAL,
+    LOST_BY_WORKLOAD,
+    AllocationSpec,
+)
 from weft.kinds.fields.subject import split_subject
-from weft.kinds.node import NODES_BY_POOL
+from weft.kinds.node import NODES_BY_POOL, NODES_BY_UID, SILENT_PHASES, NodeStatus
 from weft.kinds.parts.workload import WORKLOADS_BY_UID, WORKLOADS_BY_VOLUME, WorkloadMarks
 from weft.kinds.replica import REPLICA, ReplicaSpec
 from weft.kinds.replication import (
@@ -42,7 +50,7 @@ class Target(msgspec.Struct, frozen=True):
 
 class SecondCopies:
     name = "copies"
-    kinds = ("vm", "volume", "allocation", "replication", "replica")
+    kinds = ("vm", "volume", "allocation", "replication", "replica", "node")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -58,6 +66,10 @@ class SecondCopies:
             case "replica" if change.item.envelope.owner is not None and has_changed(change, _read_being):
                 kind, name = split_subject(change.item.spec(ReplicaSpec).of)
                 return (object_key(kind, change.item.envelope.project, name),)
+            case "node" if has_changed(change, _read_silence):
+                places = view.find(ALLOCATIONS_BY_NODE, change.item.uid)
+                uids = {one.spec(AllocationSpec).workload.uid for one in places}
+                return [one.key for uid in uids for one in view.find(WORKLOADS_BY_UID, uid)]
         return ()
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
@@ -66,7 +78,8 @@ class SecondCopies:
 
 def _read_target(workload: Item) -> object:
     marks, spec = workload.marks(WorkloadMarks), workload.spec(VmSpec)
-    return workload.uid, workload.deleting, marks.departed, marks.test is None, spec.copies, spec.volumes
+    going_on = marks.continues is not None
+    return workload.uid, workload.deleting, marks.departed, marks.test is None, going_on, spec.copies, spec.volumes
 
 
 def _read_disks(allocation: Item) -> object:
@@ -80,6 +93,10 @@ def _read_progress(replication: Item) -> object:
     return replication.uid, replication.deleting, status.phase, status.node, status.message, spec.rpo
 
 
+def _read_silence(node: Item) -> object:
+    return node.uid, node.status(NodeStatus).phase in SILENT_PHASES
+
+
 def _read_being(item: Item) -> object:
     return item.uid, item.deleting
 
@@ -88,6 +105,7 @@ def plan_copies(view: View, key: str, now: float) -> Commit | None:
     """The next step for the workload with this key, which may be gone."""
     workload, draft = view.of_kind(VM.name).get(key), Draft()
     target = find_target(view, workload) if workload is not None else None
+    waits_for = find_silent(view, workload) if workload is not None and not workload.deleting else ""
     kept, taken, is_leaving = None, "", False
     for one in view.find(REPLICATIONS_BY_SUBJECT, key):
         if not is_local(one):
@@ -96,6 +114,8 @@ def plan_copies(view: View, key: str, now: float) -> Commit | None:
             kept = one
             continue
         is_leaving = True
+        if waits_for:
+            continue
         replica = view.get(object_key(REPLICA.name, one.envelope.project, one.envelope.name))
         for item in (one, replica if replica is not None and replica.envelope.owner == one.envelope.ref else None):
             if item is not None and not item.deleting:
@@ -103,7 +123,11 @@ def plan_copies(view: View, key: str, now: float) -> Commit | None:
     if workload is not None:
         if target is not None and not is_leaving and (kept is not None or target.pool):
             taken = _make(draft, view, workload, kept, target.pool, now)
-        _describe(draft, workload, _fold(kept, target, taken, now))
+        if is_leaving and waits_for:
+            why = f"its copy is kept until {waits_for}: it may be all that is left of it"
+            _describe(draft, workload, Condition("Copied", "False", "kept", why, now))
+        else:
+            _describe(draft, workload, _fold(kept, target, taken, now))
     return draft.commit(key)
 
 
@@ -116,10 +140,13 @@ def _fits(replication: Item, workload: Item, target: Target) -> bool:
 def find_target(view: View, workload: Item) -> Target | None:
     """Target of its copy; None: people want none."""
     spec, project, marks = workload.spec(VmSpec), workload.envelope.project, workload.marks(WorkloadMarks)
-    volumes = (view.get(object_key(VOLUME.name, project, name)) for name in spec.volumes)
-    asked = spec.copies > 1 or any(one is not None and one.spec(VolumeSpec).copies > 1 for one in volumes)
+    found = {name: view.get(object_key(VOLUME.name, project, name)) for name in spec.volumes}
+    volumes = {name: one.spec(VolumeSpec) for name, one in found.items() if one is not None}
+    asked = spec.copies > 1 or any(one.copies > 1 for one in volumes.values())
     if not asked or workload.deleting or marks.departed or marks.test is not None:
         return None
+    if encrypted := next((name for name, one in volumes.items() if one.encrypted), None):
+        return Target(why_not=f"volume {encrypted} is encrypted, and no copy of such a disk can be made")
     places = (one.spec(AllocationSpec) for one in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid))
     place = next((one for one in places if one.role == "active"), None)
     if place is None:
@@ -132,6 +159,20 @@ def find_target(view: View, workload: Item) -> Target | None:
         if pool != place.pool:
             return Target(why_not=f"{disk} is in pool {pool}, and the root disk in {place.pool}: a copy has one pool")
     return Target(place.pool)
+
+
+def find_silent(view: View, workload: Item) -> str:
+    """Event that must come before a copy of a workload is taken away, as it may be all that is left of it; empty if it runs, or
+    rests, on a node that is heard."""
+    if workload.marks(WorkloadMarks).continues is not None:
+        return "it has begun again"
+    places = (one.spec(AllocationSpec) for one in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid))
+    place = next((one for one in places if one.role == "active"), None)
+    if place is None:
+        return "it has a place again" if view.find(LOST_BY_WORKLOAD, workload.uid) else ""
+    nodes = view.find(NODES_BY_UID, place.node_uid)
+    silent = any(one.status(NodeStatus).phase in SILENT_PHASES for one in nodes)
+    return f"node {place.node} sends heartbeats again" if silent else ""
 
 
 def _make(draft: Draft, view: View, workload: Item, kept: Item | None, pool: str, now: float) -> str:
