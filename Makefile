@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # Where this is set, each process of a run compiles again what was changed since make install, and each worker all of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install install-tests inspect up down images deb fmt check unit affected test coverage mutants bench soak lock
+.PHONY: help install install-tests inspect up down images deb docs fmt check unit affected test coverage mutants bench soak lock
 
 help:
 	@echo "make up       install what is missing, start a three-node cluster here, boot a VM in it"
@@ -20,6 +20,7 @@ help:
 	@echo "make images   the agent's container images for amd64, arm64 and riscv64, as an OCI layout in dist/agent"
 	@echo "              (ARCHITECTURES='arm64': only for these)"
 	@echo "make deb      the Debian packages weft-client, weft-agent and weft-server in dist/"
+	@echo "make docs     the documents as a site with a search, in dist/docs"
 	@echo "make install  Debian packages and .venv only"
 	@echo "make fmt      put every file into form, and mend what the linter can"
 	@echo "make check    form, lint, types, walls and unit tests: within a minute"
@@ -31,7 +32,7 @@ help:
 	@echo "make bench    measure the promises (ONLY=name for one; AGAINST=COMMIT compares with that commit,"
 	@echo "              both in turn on this machine, ROUNDS=3 times)"
 	@echo "make soak     run for a long time and look for leaks (ONLY=name for one)"
-	@echo "make lock     write requirements.lock anew from pyproject.toml"
+	@echo "make lock     write requirements.lock and tools/site/requirements.lock anew from pyproject.toml"
 
 install:
 	@CEPH=$(CEPH) tools/install
@@ -61,6 +62,10 @@ images: install
 
 deb: install
 	@.venv/bin/python -m tools.packages.build dist
+
+docs:
+	@CEPH=$(CEPH) tools/install docs
+	@.venv/bin/python -m tools.site.build dist/docs
 
 fmt: install
 	@.venv/bin/ruff check -q --fix . || true
