@@ -19,7 +19,7 @@ help:
 	@echo "make down     end that cluster and remove everything it made (keeps .weft/cache)"
 	@echo "make images   the agent's container images for amd64, arm64 and riscv64, as an OCI layout in dist/agent"
 	@echo "              (ARCHITECTURES='arm64': only for these)"
-	@echo "make deb      the Debian packages weft-client, weft-agent and weft-server in dist/"
+	@echo "make deb      the Debian packages weft-client, weft-agent, weft-server and weft-doc in dist/"
 	@echo "make docs     the documents as a site with a search, in dist/docs"
 	@echo "make install  Debian packages and .venv only"
 	@echo "make fmt      put every file into form, and mend what the linter can"
@@ -60,7 +60,8 @@ down:
 images: install
 	@.venv/bin/python -m weft.images.node --out dist/agent $(addprefix --architecture=,$(ARCHITECTURES))
 
-deb: install
+deb:
+	@CEPH=$(CEPH) tools/install docs
 	@.venv/bin/python -m tools.packages.build dist
 
 docs:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tools.packages.build import PACKAGES, build_packages
+from tools.packages.build import DOC, OF_MACHINES, build_packages
 
 from weft.kinds.parts.capabilities import DEFAULT_CAPABILITIES, MORE_CAPABILITIES
 
@@ -115,7 +115,7 @@ def test_what_an_upgrade_lays_down_is_installed_by_root_s_program(machine) -> No
     ]
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", OF_MACHINES)
 def test_a_package_says_what_it_is_and_stays_small(packages: Path, name: str) -> None:
     (package,) = packages.glob(f"weft-{name}_*.deb")
     fields = read_fields(package)
@@ -152,9 +152,48 @@ def test_the_agent_s_service_forbids_nothing_that_guests_would_inherit() -> None
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", OF_MACHINES)
 def test_lintian_finds_no_error(packages: Path, name: str) -> None:
     (package,) = packages.glob(f"weft-{name}_*.deb")
     argv = ["lintian", "--allow-root", "--fail-on", "error", package]
     run = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs", reason="needs what make docs needs: tools/install docs")
+    (package,) = build_packages(tmp_path_factory.mktemp("documents"), [DOC], level=0)
+    return package
+
+
+def test_the_documents_are_a_package_for_any_machine(documents: Path, tmp_path: Path) -> None:
+    fields = read_fields(documents)
+    assert documents.name == "weft-doc_0.1.0_all.deb"
+    assert (fields["Package"], fields["Architecture"], fields.get("Depends")) == ("weft-doc", "all", None)
+    subprocess.run(["dpkg-deb", "--extract", documents, tmp_path], check=True)
+    index = re.findall(r"^Index: (.*)$", (tmp_path / "usr/share/doc-base/weft-doc.weft").read_text(), re.MULTILINE)
+    assert "Virtual machines" in (tmp_path / index[0].lstrip("/")).read_text()
+    pages = [path.read_text() for path in (tmp_path / index[0].lstrip("/")).parent.rglob("*.html")]
+    fetched = r"<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"' >]*)"
+    assert [found for page in pages for found in re.findall(fetched, page)] == [] and len(pages) > 400
+    owner = {line.split()[1] for line in list_contents(documents)}
+    modes = {line.split()[0] for line in list_contents(documents)}
+    assert (owner, modes) == ({"root/root"}, {"drwxr-xr-x", "-rw-r--r--"})
+
+
+def list_contents(package: Path) -> list[str]:
+    run = subprocess.run(["dpkg-deb", "--contents", package], check=True, capture_output=True, text=True)
+    return run.stdout.splitlines()
+
+
+@pytest.mark.long
+def test_the_same_commit_gives_the_same_documents(documents: Path, tmp_path: Path) -> None:
+    (second,) = build_packages(tmp_path, [DOC], level=0)
+    assert hashlib.sha256(documents.read_bytes()).digest() == hashlib.sha256(second.read_bytes()).digest()
+
+
+@pytest.mark.long
+def test_lintian_finds_nothing_in_the_documents(documents: Path) -> None:
+    run = subprocess.run(["lintian", "--allow-root", documents], capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stdout) == (0, "")

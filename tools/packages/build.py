@@ -1,7 +1,8 @@
-"""Builds the Debian packages: ``python -m tools.packages.build [FOLDER]`` writes ``weft-{client,agent,server}_VERSION_ARCH.deb``.
+"""Builds the Debian packages: ``python -m tools.packages.build [FOLDER]`` writes ``weft-{client,agent,server}_VERSION_ARCH.deb``,
+and ``weft-doc_VERSION_all.deb``, the site of ``tools/site``.
 
-Each package has a tree of its own below /usr/lib/weft: a virtual environment on Debian's Python, with weft and the packages that it
-needs. So a machine's agent may be older than its server. Nothing is downloaded, and the same commit gives the same bytes.
+Each of the others has a tree of its own below /usr/lib/weft: a virtual environment on Debian's Python, with weft and the packages
+that it needs. So a machine's agent may be older than its server. Nothing is downloaded, and the same commit gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from weft.launch.reference import write_file
 HERE = Path(__file__).parent
 MAINTAINER = "The weft developers <developers@weft.invalid>"
 PYTHON = "libc6 (>= 2.34), python3 (>= 3.11), python3 (<< 3.12)"  # also of the libraries in its packages
+DOC = "doc"
 SCRIPTS = ("postinst", "prerm", "postrm")
 
 
@@ -38,6 +40,7 @@ class Package(NamedTuple):
     depends: str
     recommends: str = ""
     suggests: str = ""
+    section: str = "admin"
 
 
 PACKAGES = {
@@ -73,10 +76,21 @@ PACKAGES = {
         "etcd-server, ipmitool, victoria-metrics",
         "python3-boto3",
     ),
+    DOC: Package(
+        "documents of weft, a fabric for VMs, containers and jobs",
+        "Guide, reference and decisions as a site with a search, which is read without a network: "
+        "/usr/share/doc/weft-doc/html/index.html.",
+        (),
+        (),
+        "",
+        suggests="weft-client, www-browser",
+        section="doc",
+    ),
 }
+OF_MACHINES = tuple(name for name in PACKAGES if name != DOC)  # those that run something
 
 
-def build_packages(out: Path, names: Iterable[str] = tuple(PACKAGES), level: int = 2) -> list[Path]:
+def build_packages(out: Path, names: Iterable[str] = OF_MACHINES, level: int = 2) -> list[Path]:
     """Write the packages into ``out``, which is made; older ones of the same name are replaced. ``level``: of compression."""
     out.mkdir(parents=True, exist_ok=True)
     when = int(os.environ.get("SOURCE_DATE_EPOCH") or _read_commit_time())
@@ -90,12 +104,16 @@ def _read_commit_time() -> str:
 
 def _build(name: str, out: Path, when: int, level: int) -> Path:
     package = PACKAGES[name]
-    began, architecture = time.monotonic(), _ask("dpkg", "--print-architecture")
+    began = time.monotonic()
+    architecture = "all" if name == DOC else _ask("dpkg", "--print-architecture")
     target = out / f"weft-{name}_{__version__}_{architecture}.deb"
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         root.chmod(0o755)
-        _fill(root, name, package, when)
+        if name == DOC:
+            _fill_doc(root, when)
+        else:
+            _fill(root, name, package, when)
         size = _count_kib(root)
         _write_control(root, name, package, architecture, size)
         _age(root, when)
@@ -146,6 +164,17 @@ def _fill(root: Path, name: str, package: Package, when: int) -> None:
     _write(root / f"usr/share/lintian/overrides/weft-{name}", overrides)
 
 
+def _fill_doc(root: Path, when: int) -> None:
+    """The site, in a process of its own: what builds it is installed only for that (``tools/install docs``)."""
+    folder = root / "usr/share/doc/weft-doc"
+    subprocess.run(
+        [sys.executable, "-m", "tools.site.build", folder / "html"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    _document(folder, when)
+    _write(folder / "copyright", (HERE / "doc/copyright").read_text())
+    _write(root / "usr/share/doc-base/weft-doc.weft", (HERE / "doc/weft-doc.weft").read_text())
+
+
 def _add_installer(root: Path, name: str) -> None:
     """What installs the packages of ``weft fabric upgrade``, see ``drivers/package``."""
     units = root / "lib/systemd/system"
@@ -184,7 +213,7 @@ def _write_control(root: Path, name: str, package: Package, architecture: str, s
         "Depends": package.depends,
         "Recommends": package.recommends,
         "Suggests": package.suggests,
-        "Section": "admin",
+        "Section": package.section,
         "Priority": "optional",
         "Description": f"{package.summary}\n{_fold(package.description)}",
     }
@@ -249,4 +278,4 @@ def _ask(*argv: str) -> str:
 
 if __name__ == "__main__":
     os.umask(0o022)
-    build_packages(Path(sys.argv[1]) if sys.argv[1:] else ROOT / "dist")
+    build_packages(Path(sys.argv[1]) if sys.argv[1:] else ROOT / "dist", PACKAGES)

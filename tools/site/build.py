@@ -25,7 +25,7 @@ from weft import __version__
 
 HERE = Path(__file__).parent
 # Of the theme what only other languages need, and what only debuggers read.
-_LEFT_OUT = ("assets/javascripts/lunr", "sitemap.xml", "sitemap.xml.gz", "404.html")
+_LEFT_OUT = ("assets/javascripts/lunr", "sitemap.xml", "sitemap.xml.gz", "404.html", "assets/images/favicon.png")
 # They name everything, and people look for the guide first.
 _LESS_SOUGHT = re.compile(r"docs/decisions/|docs/measured|docs/status|CHANGELOG")
 
@@ -64,7 +64,7 @@ def lay_out(pages: Path, root: Path) -> None:
             target = pages / str(place(str(path.relative_to(root))))
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    for name in ("site.css", "iframe-worker.js"):
+    for name in ("site.css", "iframe-worker.js", "weft.svg"):
         shutil.copyfile(HERE / name, pages / name)
     for page in list_pages(root):
         target = pages / str(place(page))
