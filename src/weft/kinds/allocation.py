@@ -227,6 +227,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     has: Resources | None = None  # what the running machine has; None: nothing runs, or it is unknown
     resize_limits: dict[str, int] | None = None  # see WorkloadStatus
     live_bar: str = ""  # why the running guest can migrate only while it stands still; "" if it can do so live
+    outdated: bool = False  # the running guest's program, like QEMU, was upgraded since it started
     image: str = ""  # the digest of a container's image, once it has had one
     fitted: int = 0  # the allocation's generation that the machine matches
     health: Literal["", "starting", "healthy", "unhealthy"] = (

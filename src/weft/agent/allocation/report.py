@@ -66,6 +66,7 @@ def make_report(
         resize_limits=limits if alive is not None else None,
         fitted=facts.local.generation if alive is not None and (shape is None or kind.is_shaped(spec, shape)) else 0,
         live_bar=alive.live_bar if alive is not None else "",
+        outdated=alive is not None and alive.outdated,
         image=checkpoint.image,
         reason=plan.reason,
         message=plan.message,

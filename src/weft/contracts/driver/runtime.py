@@ -140,6 +140,7 @@ class GuestFacts(msgspec.Struct, frozen=True):
     accelerator: str | None = None
     shape: GuestShape | None = None  # of a machine that runs; None: unknown
     live_bar: str = ""  # why it can migrate only while it stands still, and what ends that; "" if it can do so live
+    outdated: bool = False  # its machine runs in a program of which another version was installed since
     exit_code: int | None = None  # of a container's process, or the one that its machine existed for, once it has ended
     process: ProcessFacts | None = (
         None  # of a machine that runs; None: it doesn't exist for one, or hasn't reported yet

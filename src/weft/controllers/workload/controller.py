@@ -284,7 +284,7 @@ def render_status(
         envelope.conditions = [one for one in envelope.conditions if one != desired.placed]
         changed = True
     current, place = fold_current(desired, places, now), active_place(places)
-    if current is not None and (current.status == "False" or desired.current is not None):
+    if current is not None and (desired.current is not None or (current.status, current.reason) != ("True", "Current")):
         changed = set_condition(envelope, current) or changed
     report = place.report if place is not None else AllocationReport()
     if report.health or envelope.condition("Healthy") is not None:

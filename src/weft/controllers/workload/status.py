@@ -377,6 +377,10 @@ def fold_current(desired: DesiredWorkload, places: Sequence[AllocationFacts], no
         workload = place.spec.workload
         said = f"it is on node {where}, not on {asked}: weft {workload.kind} migrate {workload.name} --to {asked}"
         return replace(condition, reason="OnAnotherNode", message=said)  # all else is as it says
+    if place.report.outdated:
+        workload = place.spec.workload
+        said = f"its QEMU was upgraded since it started: weft {workload.kind} migrate {workload.name}, or restart, renews it"
+        return replace(condition, reason="Outdated", message=said)
     return condition
 
 

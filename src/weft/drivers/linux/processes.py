@@ -89,6 +89,14 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def is_program_replaced(pid: int) -> bool:
+    """Whether the program that the process runs isn't the one of that name any more, since its package was upgraded."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe").endswith(" (deleted)")
+    except OSError:
+        return False
+
+
 def host_boot_id() -> str:
     """The id of this kernel's boot: pids and pidfiles of another one mean nothing."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -240,6 +240,7 @@ def test_a_vm_says_whether_it_has_what_it_asks_for_and_what_keeps_it_from_that()
     elsewhere = fold_current(wished(msgspec.structs.replace(same, node="n2")), [place()], 1.0)
     assert elsewhere is not None and (elsewhere.status, elsewhere.reason) == ("True", "OnAnotherNode")
     assert elsewhere.message == "it is on node n1, not on n2: weft vm migrate web --to n2"
+    assert current(same, resize_limits=ROOM, outdated=True) == ("True", "Outdated")
 
 
 def test_what_a_restart_could_not_give_is_said_and_no_other_restart_is_asked_for() -> None:

@@ -20,7 +20,14 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.migration import MigrationEvent
 from weft.contracts.driver.runtime import GuestFacts, GuestState
 from weft.drivers.cgroup.groups import ControlGroups
-from weft.drivers.linux.processes import ProcessId, host_boot_id, is_alive, kill_process, wait_for_end
+from weft.drivers.linux.processes import (
+    ProcessId,
+    host_boot_id,
+    is_alive,
+    is_program_replaced,
+    kill_process,
+    wait_for_end,
+)
 from weft.drivers.runtime.qemu.devices.full_disk import IO_ERROR, wait_for_space
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.drivers.runtime.qemu.guest_reports import GuestReports
@@ -151,6 +158,7 @@ class Guest:
             live_bar=find_live_bar(plan.memory_bytes - record.frame.memory_bytes, record.accelerator)
             if alive and record.frame
             else "",
+            outdated=alive and record.process is not None and is_program_replaced(record.process.pid),
             exit_code=code,
             process=record.process_report if alive else None,
         )
