@@ -21,15 +21,18 @@ BOOT = """
 set -e
 place=$1; size=$2; network=$4
 mount -t tmpfs -o size=$size tmpfs "$place"
+mkdir -p /run/systemd/nspawn; mount -t tmpfs tmpfs /run/systemd/nspawn  # removed at a reboot, and only from memory
 cd "$place"; mkdir upper work root weft
 mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
 : >root/etc/machine-id; echo "$5" >root/etc/hostname; rm -f root/var/lib/dbus/machine-id root/usr/sbin/policy-rc.d
 for unit in {masked}; do ln -sf /dev/null root/etc/systemd/system/$unit.service; done
 rm -rf root/var/lib/weft; mkdir -p root/var/lib/weft root/srv/given
 export SYSTEMD_SECCOMP=0 SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes
-exec nsenter --net=/run/netns/"$network" systemd-nspawn --quiet --directory=root --boot --register=no --keep-unit \\
+set +e
+while nsenter --net=/run/netns/"$network" systemd-nspawn --quiet --directory=root --boot --register=no --keep-unit \\
     --capability=all --network-bridge=wan --machine="$5" --hostname="$5" \\
     --console=pipe --bind=/dev/net/tun --bind-ro="$3":/srv/given --bind="$place/weft":/var/lib/weft --tmpfs=/tmp
+[ $? = 133 ]; do :; done  # it is rebooted
 """
 # Control groups of version 1 are shown read-only in there, and the one of memory is bound from elsewhere.
 PREPARE = """
@@ -43,6 +46,25 @@ ip link set lo up
 ip address add {address}/24 dev host0
 ip link set host0 up
 ip route add default via {route}
+"""
+# So that the same is done at each further boot, before anything of weft begins.
+AGAIN = """
+cat >/usr/local/sbin/prepare <<'END'
+{prepare}
+END
+cat >/etc/systemd/system/prepare.service <<'END'
+[Unit]
+DefaultDependencies=no
+After=local-fs.target
+Before=weft-agent.service weft-server.service network-pre.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh /usr/local/sbin/prepare
+[Install]
+WantedBy=multi-user.target
+END
+systemctl daemon-reload && systemctl -q enable prepare
 """
 
 
@@ -78,7 +100,9 @@ class PackagedMachine:
         while self.run("systemctl is-system-running", check=False).stdout.strip() not in ("running", "degraded"):
             assert time.monotonic() < deadline, self.run("systemctl list-jobs", check=False).stdout
             time.sleep(0.2)
-        self.run(PREPARE.format(address=self.address, route=ROUTE))
+        prepare = PREPARE.format(address=self.address, route=ROUTE)
+        self.run(prepare)
+        self.run(AGAIN.format(prepare=prepare))
 
     def run(self, lines: str, *, check: bool = True, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """Run a shell's lines in it. Raises AssertionError if they fail, with what they said."""
@@ -104,6 +128,14 @@ class PackagedMachine:
             time.sleep(0.5)
         return run.stdout.strip()
 
+    def await_reboot(self, seconds: float = 120) -> None:
+        """Wait until its first process is another one."""
+        deadline, former = time.monotonic() + seconds, self._leader
+        while Path(f"/proc/{former}").exists():
+            assert time.monotonic() < deadline, "it didn't go down"
+            time.sleep(0.2)
+        self._leader = self._find_leader()
+
     def close(self) -> None:
         """End it: with its first process all others end."""
         if self._nspawn.poll() is None:
@@ -117,9 +149,16 @@ class PackagedMachine:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             assert self._nspawn.poll() is None, Path(self._log.name).read_text()
-            children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
-            for child in children:
-                if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
-                    return int(child)
+            for child in _list_children(self._nspawn.pid):
+                for leader in _list_children(child):
+                    if Path(f"/proc/{leader}/comm").read_text().strip() == "systemd":
+                        return leader
             time.sleep(0.1)
         raise AssertionError(Path(self._log.name).read_text())
+
+
+def _list_children(process: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []

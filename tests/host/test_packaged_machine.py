@@ -202,36 +202,82 @@ def test_an_agent_that_is_removed_and_comes_back_finds_its_guests(machine: Packa
     assert "Running" in machine.until("weft vm list --no-header | grep Running")
 
 
-def test_three_machines_become_a_cluster_with_ten_commands_at_most(given: Path, tmp_path: Path) -> None:
-    """As in docs/guide/install.md: a server and two nodes."""
-    network, machines, typed = Network(), list[PackagedMachine](), list[str]()
+class Cluster:
+    """A server and two nodes, as in docs/guide/install.md; ``typed`` is what people type for that."""
 
-    def type_in(machine: PackagedMachine, line: str, seconds: float = 300) -> str:
-        typed.append(line)
+    def __init__(self, given: Path, folder: Path) -> None:
+        self.network, self.typed = Network(), list[str]()
+        self.machines = {
+            name: PackagedMachine(self.network, folder, given, name, "1500m") for name in ("m1", "m2", "m3")
+        }
+        self.server, *self.nodes = self.machines.values()
+
+    def type_in(self, machine: PackagedMachine, line: str, seconds: float = 300) -> str:
+        self.typed.append(line)
         run = machine.run(line, seconds=seconds)
         print(f"{machine.name}$ {line}\n{run.stdout}{run.stderr}")
         return run.stdout
 
-    try:
-        machines += [PackagedMachine(network, tmp_path, given, name, "1500m") for name in ("m1", "m2", "m3")]
-        server, *nodes = machines
-        type_in(server, "dpkg -i /srv/given/now/weft-client_*.deb /srv/given/now/weft-server_*.deb")
-        said = type_in(server, "weft server init")
-        for node in nodes:
+    def install(self) -> None:
+        self.type_in(self.server, "dpkg -i /srv/given/now/weft-client_*.deb /srv/given/now/weft-server_*.deb")
+        said = self.type_in(self.server, "weft server init")
+        for node in self.nodes:
             join = re.findall("^weft agent join .*$", said, re.MULTILINE)[0]
-            type_in(node, "dpkg -i /srv/given/now/weft-client_*.deb /srv/given/now/weft-agent_*.deb")
-            type_in(node, join)
-            if node is not nodes[-1]:
-                said = type_in(server, "weft token create --join")
-        server.until("[ $(weft node list --no-header | grep -c Ready) = 2 ]")
-        type_in(server, "weft image add tiny file:///srv/given/tiny.tar")
-        type_in(server, "weft vm create web --image tiny --memory 128M")
-        assert server.ask("weft exec vm/web -- uname -s") == "Linux"
-        assert len(typed) <= 10
-        for line in ("weft doctor", "weft node list", "weft server list", "weft ps"):
-            print(f"$ {line}\n{server.run(line).stdout}")
-        print(nodes[0].run("weft doctor", check=False))
-    finally:
-        for machine in machines:
+            self.type_in(node, "dpkg -i /srv/given/now/weft-client_*.deb /srv/given/now/weft-agent_*.deb")
+            self.type_in(node, join)
+            if node is not self.nodes[-1]:
+                said = self.type_in(self.server, "weft token create --join")
+        self.server.until("[ $(weft node list --no-header | grep -c Ready) = 2 ]")
+        self.type_in(self.server, "weft image add tiny file:///srv/given/tiny.tar")
+        self.type_in(self.server, "weft vm create web --image tiny --memory 128M")
+
+    def close(self) -> None:
+        for machine in self.machines.values():
             machine.close()
-        network.close()
+        self.network.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(given, tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.install()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def test_three_machines_become_a_cluster_with_ten_commands_at_most(cluster: Cluster) -> None:
+    assert cluster.server.ask("weft exec vm/web -- uname -s") == "Linux"
+    assert len(cluster.typed) <= 10
+    for line in ("weft doctor", "weft node list", "weft server list", "weft ps"):
+        print(f"$ {line}\n{cluster.server.run(line).stdout}")
+    print(cluster.nodes[0].run("weft doctor", check=False))
+
+
+def test_a_node_is_emptied_and_rebooted_for_its_packages_and_its_guest_goes_on_in_the_newer_qemu(
+    cluster: Cluster,
+) -> None:
+    server, boot = cluster.server, "weft exec vm/web -- cat /proc/sys/kernel/random/boot_id"
+
+    def read_home() -> str:
+        return str(json.loads(server.ask("weft vm get web -o json"))["status"]["node"])
+
+    home, before = read_home(), server.ask(boot)
+    node = cluster.machines[home]
+    node.run(
+        "cd /usr/bin && cp qemu-system-x86_64 qemu.dpkg-new && mv qemu.dpkg-new qemu-system-x86_64"
+    )  # as dpkg does
+    node.run("echo linux-image-amd64 >/run/reboot-required.pkgs; touch /run/reboot-required")
+    server.until("weft node list -o wide | grep 'ask for it: linux-image-amd64; 1 guest runs in an earlier QEMU'")
+    server.until("weft describe vm web | grep 'its QEMU was upgraded since it started'")
+    print(server.run("weft fabric upgrade --renew --dry-run"))
+    renewing = server.begin("weft fabric upgrade --renew")
+    node.await_reboot()
+    said, problems = renewing.communicate(timeout=300)
+    print(said, problems)
+    assert renewing.returncode == 0 and "Done: 3 of 3 machines have weft" in said and "; 1 node was renewed" in said
+    assert read_home() != home and server.ask(boot) == before, "it wasn't booted again"
+    assert server.ask("weft node list --no-header | grep -c ' Ready '") == "2"
+    refused = server.run("weft fabric upgrade --renew", check=False)
+    assert refused.returncode == 5 and "no machine needs a reboot" in refused.stderr

@@ -298,6 +298,10 @@ class NodeReport(msgspec.Struct, kw_only=True):
     # Of workloads that are guarded here, by uid: ready (to hold it), held, or why it can't be held.
     guards: dict[str, str] = {}
     guard: str = ""  # yes, or why guests can't be guarded here; "": an agent that knows nothing of it
+    reboot: str = (
+        ""  # why the machine should be rebooted, such as for a newer kernel; "": it needn't, or weft can't tell
+    )
+    outdated: int = 0  # guests whose program, like QEMU, was upgraded since they started
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -511,7 +515,11 @@ NODE = Kind(
             "Snapshots": "snapshots",
             "GuestsGoOn": "loss",
         },
-        mark_writers={"power_reading": ("power",)},
+        mark_writers={
+            "power_reading": ("power",),
+            **dict.fromkeys(("drain", "drain_reason"), (":drain", ":uncordon", "upgrades")),
+            **dict.fromkeys(("cordoned", "cordon_reason"), (":cordon", ":drain", ":uncordon", "upgrades")),
+        },
         further_rights=find_power_rights,
         reported_by_node=True,
         node_reads="itself",

@@ -18,6 +18,7 @@ from weft.kinds.fields.backup_work import BackupOrder, BackupReport
 from weft.kinds.fields.replication.work import AskOrder, ReceiveOrder, ReceiveReport, SendOrder, SendReport
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
 from weft.kinds.parts.image.work import ImageOrder, ImageReport, WarmOrder, WarmReport
+from weft.kinds.parts.node.reboot import RebootOrder, RebootReport
 from weft.kinds.parts.packages import UpgradeOrder, UpgradeReport
 from weft.kinds.parts.snapshot.volume_work import TrimOrder, TrimReport, VolumeOrder, VolumeReport
 from weft.kinds.replication import ReplicationStatus
@@ -77,6 +78,7 @@ class Orders(msgspec.Struct, frozen=True, omit_defaults=True):
     receive: list[ReceiveOrder] = []
     warm: list[WarmOrder] = []
     upgrade: list[UpgradeOrder] = []
+    reboot: list[RebootOrder] = []
 
 
 class OrderReports(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -91,6 +93,7 @@ class OrderReports(msgspec.Struct, frozen=True, omit_defaults=True):
     receive: list[ReceiveReport] = []
     warm: list[WarmReport] = []
     upgrade: list[UpgradeReport] = []
+    reboot: list[RebootReport] = []
 
 
 def find_report(reports: Iterable[R], order: Keyed) -> R | None:
@@ -153,5 +156,17 @@ ASK = OrderKind("ask", AskOrder, SendReport, (Source("replication", find_ask),))
 RECEIVE = OrderKind("receive", ReceiveOrder, ReceiveReport, (in_status("replica", ReceiveOrder),), at_once=8)
 WARM = OrderKind("warm", WarmOrder, WarmReport, (Source("image", find_warm_order),))
 UPGRADE = OrderKind("upgrade", UpgradeOrder, UpgradeReport, (in_status("upgrade", UpgradeOrder),))
+REBOOT = OrderKind("reboot", RebootOrder, RebootReport, (in_status("upgrade", RebootOrder, "reboot"),))
 
-ORDER_KINDS: tuple[OrderKind[Any, Any], ...] = (BACKUP, VOLUME, TRIM, MAKE_IMAGE, SEND, ASK, RECEIVE, WARM, UPGRADE)
+ORDER_KINDS: tuple[OrderKind[Any, Any], ...] = (
+    BACKUP,
+    VOLUME,
+    TRIM,
+    MAKE_IMAGE,
+    SEND,
+    ASK,
+    RECEIVE,
+    WARM,
+    UPGRADE,
+    REBOOT,
+)

@@ -1,7 +1,9 @@
 """Upgrade: another release of weft on all servers and nodes, one machine after the other, under running guests.
 
 People create one with the packages that they have uploaded; the controller ``upgrades`` gives each machine its turn. It stays, so
-that it goes on whatever is killed, and stops at the first bad sign until people resume it."""
+that it goes on whatever is killed, and stops at the first bad sign until people resume it. With ``renew``, nodes get a second turn
+once all machines have the release: those whose guests run in an earlier QEMU, or whose machine needs a reboot, are emptied,
+rebooted if they need it, and returned."""
 
 from __future__ import annotations
 
@@ -13,8 +15,10 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.goal import find_ended, reaches
+from weft.kinds.parts.node.reboot import RebootOrder, describe_need
 from weft.kinds.parts.packages import NEEDED, PackageFile, UpgradeOrder, read_release
 from weft.kinds.record import Access, Admission, Column, Display, Goal, Kind, Lifetime, Object, Operation, Verb
+from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.schema import field, words
 
@@ -29,7 +33,15 @@ class UpgradeSpec(msgspec.Struct, kw_only=True):
     packages: Annotated[
         list[PackageFile],
         field("Packages of that release, uploaded before", change="never", max_length=24),
-    ]
+    ] = []
+    renew: Annotated[
+        bool,
+        field(
+            "Afterwards, empty each node whose guests run an earlier QEMU or whose machine needs a reboot, reboot it if it "
+            "needs that, and return it",
+            change="never",
+        ),
+    ] = False
 
 
 class UpgradeActions(msgspec.Struct, kw_only=True):
@@ -44,7 +56,10 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     uid: str
     since: float  # unix seconds
-    seen_at: float | None = None  # since when it has been ready with the new release
+    seen_at: float | None = None  # since when it has been ready with the new release, or renewed
+    work: Annotated[str, words("packages", "renewal")] = "packages"
+    stuck_at: float | None = None  # since when what is left on a node can't leave
+    rebooting_at: float | None = None  # since when its reboot is ordered
 
     @property
     def is_server(self) -> bool:
@@ -57,6 +72,9 @@ class UpgradeStatus(msgspec.Struct, kw_only=True):
     attempt: int = 0  # the last one that was begun
     turn: Turn | None = None
     order: UpgradeOrder | None = None  # to the node whose turn it is
+    reboot: RebootOrder | None = None  # to the same
+    renewed: int = 0  # nodes that were renewed
+    kept: list[str] = []  # those that weren't, and why: node/n3: …
     upgraded: int = 0  # machines that have the release
     machines: int = 0  # all servers and nodes
     left: list[str] = []  # the others: server/s2, node/n1
@@ -76,6 +94,12 @@ class Machine(NamedTuple):
     outcome: str | None = None
     by_hand: str = ""  # why it can't be upgraded automatically
     lost_at: float | None = None  # since when it isn't heard; None while it is
+    reboot: str = ""  # why its machine needs a reboot
+    outdated: int = 0  # its guests that run in an earlier QEMU
+    emptied: str = ""  # how far its drain for this upgrade is: Draining, Blocked, Drained; "": it hasn't begun
+    emptying: str = ""  # the same in words
+    closed: bool = False  # people have cordoned or drained it
+    rebooted: str | None = None  # its last word on its reboot: None, or what it failed with; "" is good
 
     @property
     def what(self) -> str:
@@ -88,6 +112,11 @@ class Machine(NamedTuple):
     @property
     def is_server(self) -> bool:
         return self.kind == "server"
+
+    @property
+    def need(self) -> str:
+        """Why it should be renewed, for people; "" if it needn't."""
+        return describe_need(self.reboot, self.outdated)
 
 
 def order_machines(to: str, machines: Iterable[Machine]) -> list[Machine]:
@@ -131,6 +160,8 @@ def check_upgrade(spec: UpgradeSpec) -> None:
                 hint="keep the one of the release that you want",
             )
         seen.add((one.name, one.architecture))
+    if spec.renew and not spec.packages:
+        return  # all machines have the release
     names = {one.name for one in spec.packages}
     for role, needed in NEEDED.items():
         if missing := sorted(set(needed) - names):
@@ -139,6 +170,14 @@ def check_upgrade(spec: UpgradeSpec) -> None:
                 field="spec.packages",
                 hint="give the packages of one release together: weft-client, weft-agent and weft-server",
             )
+
+
+def _guard_deletion(upgrade: Envelope, _: float) -> None:
+    """Raises IllegalTransition: a node that it has emptied would stay empty."""
+    if decode_part(upgrade.status, UpgradeStatus).phase == "Running":
+        raise IllegalTransition(
+            f"upgrade/{upgrade.name} is under way", hint=f"weft upgrade stop {upgrade.name}, and delete it then"
+        )
 
 
 def _refuse_over(obj: Object, word: str) -> None:
@@ -201,7 +240,7 @@ UPGRADE = Kind(
         Verb("resume", "Go on with the machines that are left", act=_resume, needs="fabric"),
     ),
     access=Access(readers="fabric", status_writer="upgrades"),
-    admission=Admission(check=check_upgrade),
+    admission=Admission(check=check_upgrade, delete_guard=_guard_deletion),
     display=Display(
         topic="Work and answers",
         columns=(

@@ -1,5 +1,6 @@
 """`weft fabric upgrade --to FOLDER|RELEASE`: another release of weft on all machines, one after the other, under running guests.
-`--dry-run` shows in which order. Interrupted or detached, it goes on; `weft upgrade list` shows how far it is."""
+`--renew`: then nodes are emptied, and rebooted, that need it. `--dry-run` shows in which order. Interrupted or detached, it
+goes on; `weft upgrade list` shows how far it is."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.cli.command.target import Target, usage
-from weft.cli.fabric.packages import find_packages, upload
+from weft.cli.fabric.packages import Package, find_packages, upload
 from weft.cli.output.formats import print_items
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
@@ -24,34 +25,48 @@ _EXAMPLE = "weft fabric upgrade --to dist"
 _TITLES = ("TURN>", "MACHINE!", "NOW", "THEN", "NOTE~")
 
 
-def upgrade(session: Session, to: str | None, *, dry_run: bool) -> int | None:
+def upgrade(session: Session, to: str | None, *, renew: bool, dry_run: bool) -> int | None:
     """Raises WeftError, UsageError."""
+    packages: list[Object]
+    sent: list[Package] = []
+    machines = _list_machines(session) if not to and renew else []
     if not to:
-        raise usage(
-            "upgrade takes --to: a folder of packages, or a release that was installed by an upgrade before", _EXAMPLE
-        )
-    if read_release(to) and not Path(to).exists():
-        release, packages, sent = to, _find_uploaded(session, to), []
+        if not renew:
+            raise usage(
+                "upgrade takes --to: a folder of packages, or a release that was installed by an upgrade before",
+                _EXAMPLE,
+            )
+        releases = sorted({one.release for one in machines})
+        if len(releases) != 1:
+            raise usage(f"machines have different releases ({', '.join(releases)}): give --to, too", _EXAMPLE)
+        release, packages = releases[0], []
+    elif read_release(to) and not Path(to).exists():
+        release, packages = to, _find_uploaded(session, to)
     else:
         sent = find_packages(Path(to).expanduser())
         release = sent[0].release
         packages = [
             {"name": one.name, "architecture": one.architecture, "sha256": one.sha256, "size": one.size} for one in sent
         ]
-    machines = _list_machines(session)
+    machines = machines or _list_machines(session)
     left = [one for one in order_machines(release, machines) if one.release != release]
     if dry_run:
-        _show(session, release, left, machines)
+        _show(session, release, left, machines, renew=renew)
         return None
-    if not left:
+    if not left and not (renew and any(one.need for one in machines)):
+        if renew:
+            said = "no guest runs in an earlier QEMU, and no machine needs a reboot"
+            raise IllegalTransition(said, hint="weft node list -o wide; a node finds out within 30 s")
         raise IllegalTransition(
             f"all {len(machines)} machines have weft {release}", hint="weft server list; weft node list"
         )
     size = upload(session.client.http, sent)
     if size and not session.is_document:
         session.notify(f"uploaded {format_bytes(size)}")
-    name = f"to-{release.replace('+', '-').replace('~', '-').replace('.', '-')}-{secrets.token_hex(2)}"
-    obj = session.client.create({"kind": UPGRADE.name, "name": name, "spec": {"to": release, "packages": packages}})
+    what = f"to-{release.replace('+', '-').replace('~', '-').replace('.', '-')}" if packages else "renew"
+    name = f"{what}-{secrets.token_hex(2)}"
+    spec = {"to": release, "packages": packages, **({"renew": True} if renew else {})}
+    obj = session.client.create({"kind": UPGRADE.name, "name": name, "spec": spec})
     return finish_one(session, Target(UPGRADE, name), obj, "create")
 
 
@@ -80,21 +95,38 @@ def _list_machines(session: Session) -> list[Machine]:
         for obj in session.client.list("server").items
     ]
     nodes = [
-        Machine("node", obj["name"], obj["uid"], dig(obj, "report.version", ""), dig(obj, "status.phase") == "Ready")
+        Machine(
+            "node",
+            obj["name"],
+            obj["uid"],
+            dig(obj, "report.version", ""),
+            dig(obj, "status.phase") == "Ready",
+            reboot=dig(obj, "report.reboot", ""),
+            outdated=dig(obj, "report.outdated", 0),
+            closed=bool(dig(obj, "actions.cordoned")),
+        )
         for obj in session.client.list("node").items
     ]
     return [*servers, *nodes]
 
 
-def _show(session: Session, release: str, left: list[Machine], machines: list[Machine]) -> None:
+def _show(session: Session, release: str, left: list[Machine], machines: list[Machine], *, renew: bool) -> None:
     """Show whose turn comes when."""
     rows, items = [], list[dict[str, Any]]()
     for turn, one in enumerate(left, 1):
         note = one.by_hand or ("" if one.ready else "away: " + ("must be ready first" if one.is_server else "later"))
         rows.append([str(turn), one.path, one.release or "–", release, note])
         items.append({"turn": turn, "machine": one.path, "now": one.release, "then": release, "note": note})
-    nothing = f"all {len(machines)} machines have weft {release}"
+    due = [one for one in machines if one.need and not one.is_server] if renew else []
+    for turn, one in enumerate(due, len(left) + 1):
+        then = "rebooted" if one.reboot else "emptied"
+        note = "stays as it is: people have cordoned it" if one.closed else one.need
+        rows.append([str(turn), one.path, one.release or "–", then, note])
+        items.append({"turn": turn, "machine": one.path, "now": one.release, "then": then, "note": note})
+    nothing = f"all {len(machines)} machines have weft {release}{', and none needs to be renewed' if renew else ''}"
     print_items(session, items, [], (make_columns(*_TITLES), rows), nothing)
     if left and not session.is_data:
         back = "nodes first, as agents are never newer than the servers; " if is_downgrade(release, machines) else ""
         session.notify(f"{back}one machine at a time, and none while a server isn't ready; guests run on")
+    elif due and not session.is_data:
+        session.notify("one node at a time, within the disruption budgets: its guests migrate")

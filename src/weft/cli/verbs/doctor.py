@@ -22,6 +22,7 @@ from weft.cli.session import Session
 from weft.cli.verbs.version import ask_health, ask_time
 from weft.client.context import FILE, FOLDER, is_in_clone
 from weft.kinds.fields.cells import dig
+from weft.kinds.parts.node.reboot import describe_need
 from weft.kinds.record import Kind
 from weft.objects.errors import StoreUnavailable, WeftError
 from weft.objects.quantity import format_age, format_bytes
@@ -257,6 +258,8 @@ def _check_privacy(session: Session) -> Finding | None:
 def _check_node(node: dict[str, object]) -> Finding:
     phase = str(dig(node, "status.phase", "Joining"))
     problems = [str(problem) for problem in dig(node, "report.problems", [])]
+    if need := describe_need(dig(node, "report.reboot", ""), dig(node, "report.outdated", 0)):
+        problems.append(f"{need}: weft fabric upgrade --renew")
     orphans = dig(node, "report.orphans", [])
     fact = f"{phase}, {dig(node, 'report.accelerator', '') or 'no accelerator known'}, "
     fact += f"{dig(node, 'report.cpu', 0):g} cores, {format_bytes(dig(node, 'report.memory', 0))}"

@@ -23,6 +23,12 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             metavar="FOLDER|RELEASE",
             help="Packages of the release, or one that an upgrade has brought before.",
         ),
+        click.Option(
+            ["--renew"],
+            is_flag=True,
+            help="Afterwards, empty each node whose guests run in an earlier QEMU or whose machine needs a reboot, reboot it if it "
+            "needs that, and return it.",
+        ),
         click.Option(["--dry-run"], is_flag=True, help="Show in which order, and change nothing."),
         *options.table(),
         *options.waits(),
@@ -31,5 +37,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     return options.build(verb, f"{entry.summary}.", _run, kind, params)
 
 
-def _run(session: Session, kind: Kind | None, act: str, to: str | None, dry_run: bool, **_: Any) -> int | None:
-    return upgrade(session, to, dry_run=dry_run)
+def _run(
+    session: Session, kind: Kind | None, act: str, to: str | None, renew: bool, dry_run: bool, **_: Any
+) -> int | None:
+    return upgrade(session, to, renew=renew, dry_run=dry_run)

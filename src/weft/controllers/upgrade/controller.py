@@ -1,15 +1,17 @@
 """Gives the machines of an upgrade their turns, one after the other.
 
-Reads upgrades, servers, nodes and their reports; writes the upgrades' status. A server whose turn it is installs the packages by
-itself (``own.py``), a node by an order in the status. Woken by upgrades, by servers and nodes while one is under way, and by time.
+Reads upgrades, servers, nodes and their reports; writes the upgrades' status, and the drain of the node that is renewed. A server
+whose turn it is installs the packages by itself (``own.py``), a node by an order in the status. Woken by upgrades, by servers and
+nodes while one is under way, and by time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
@@ -17,9 +19,10 @@ from weft.controllers.node_reports import find_node_report
 from weft.controllers.upgrade.plan import plan_upgrade
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.node import NodeReport, NodeStatus
-from weft.kinds.orders import UPGRADE
-from weft.kinds.parts.packages import UpgradeOrder
+from weft.kinds.node import NodeActions, NodeReport, NodeStatus
+from weft.kinds.orders import REBOOT, UPGRADE
+from weft.kinds.parts.node.reboot import RebootOrder, RebootReport
+from weft.kinds.parts.packages import UpgradeOrder, UpgradeReport
 from weft.kinds.server import ServerStatus
 from weft.kinds.upgrade import OVER, Machine, UpgradeActions, UpgradeSpec, UpgradeStatus, name_attempt
 
@@ -61,15 +64,20 @@ def plan_commit(view: View, item: Item, now: float) -> Commit | None:
         )
     else:
         waits = f"upgrade {before} is under way: it begins after that, or once that is stopped" if before else ""
-        status = plan_upgrade(spec.to, item.actions(UpgradeActions), former, list_machines(view, item), waits, now)
+        machines, asked = list_machines(view, item), item.actions(UpgradeActions)
+        status = plan_upgrade(spec.to, asked, former, machines, waits, now, renew=spec.renew)
     turn = status.turn
-    status.order = None
+    status.order = status.reboot = None
     if turn is not None and not turn.is_server:
         attempt = name_attempt(item.uid, status.attempt)
-        status.order = UpgradeOrder(attempt=attempt, node_uid=turn.uid, release=spec.to, packages=spec.packages)
-    if status == former:
-        return None
+        if turn.work == "packages":
+            status.order = UpgradeOrder(attempt=attempt, node_uid=turn.uid, release=spec.to, packages=spec.packages)
+        elif turn.rebooting_at is not None:
+            status.reboot = RebootOrder(attempt=f"{attempt}/{turn.uid}", node_uid=turn.uid)
     draft, events = Draft(), list[Event]()
+    _open_and_close(view, item, status, draft)
+    if status == former and not draft.writes:
+        return None
     draft.change(item, status=status)
     if turn is not None and (former.turn is None or former.turn.uid != turn.uid):
         events.append(Event("Normal", "UpgradeTurn", status.message, item.envelope.ref, SOURCE))
@@ -79,19 +87,44 @@ def plan_commit(view: View, item: Item, now: float) -> Commit | None:
     return draft.commit(item.key, events)
 
 
+def _open_and_close(view: View, item: Item, status: UpgradeStatus, draft: Draft) -> None:
+    """Drain the node that is renewed, and return those that were."""
+    turn, why = status.turn, name_drain(item)
+    renewed = turn.uid if turn is not None and turn.work == "renewal" else ""
+    for node in view.of_kind("node").values():
+        asked = node.actions(NodeActions)
+        if node.uid == renewed and not asked.drain and not asked.cordoned:
+            closed = replace(asked, drain=True, drain_reason=why, cordoned=True, cordon_reason=f"drained: {why}")
+            draft.change(node, actions=closed)
+        elif node.uid != renewed and asked.drain and asked.drain_reason == why:
+            draft.change(node, actions=replace(asked, drain=False, drain_reason="", cordoned=False, cordon_reason=""))
+
+
+def name_drain(upgrade: Item) -> str:
+    """The reason of its drains, by which it knows them."""
+    return f"upgrade {upgrade.envelope.name}"
+
+
 def list_machines(view: View, upgrade: Item) -> list[Machine]:
     """All servers and nodes."""
-    former = upgrade.status(UpgradeStatus)
-    attempt, report = name_attempt(upgrade.uid, former.attempt), find_node_report(view, UPGRADE, former.order)
-    failed = (
-        report.message or "the packages can't be installed" if report is not None and report.phase == "failed" else None
-    )
-    of = former.order.node_uid if former.order is not None else ""
-    nodes = [item for item in view.of_kind("node").values() if not item.deleting]
+    former, why = upgrade.status(UpgradeStatus), name_drain(upgrade)
+    attempt, of = name_attempt(upgrade.uid, former.attempt), (former.order or former.reboot)
+    failures = {
+        UPGRADE.name: _find_failure(find_node_report(view, UPGRADE, former.order), "the packages can't be installed"),
+        REBOOT.name: _find_failure(find_node_report(view, REBOOT, former.reboot), "it can't be rebooted"),
+    }
     return [
         *(_read_machine(item, attempt) for item in view.of_kind("server").values()),
-        *(_read_node_machine(item, failed if item.uid == of else None) for item in nodes),
+        *(
+            _read_node_machine(item, why, failures if of is not None and of.node_uid == item.uid else {})
+            for item in view.of_kind("node").values()
+            if not item.deleting
+        ),
     ]
+
+
+def _find_failure(report: UpgradeReport | RebootReport | None, otherwise: str) -> str | None:
+    return (report.message or otherwise) if report is not None and report.phase == "failed" else None
 
 
 def _read_machine(server: Item, attempt: str) -> Machine:
@@ -102,10 +135,25 @@ def _read_machine(server: Item, attempt: str) -> Machine:
     return Machine("server", server.envelope.name, server.uid, status.release, ready, leads, said, by_hand)
 
 
-def _read_node_machine(node: Item, outcome: str | None) -> Machine:
-    status, release = node.status(NodeStatus), node.report(NodeReport).version
-    ready = status.phase == "Ready"
-    return Machine("node", node.envelope.name, node.uid, release, ready, outcome=outcome, lost_at=status.lost_at)
+def _read_node_machine(node: Item, drained_for: str, failures: Mapping[str, str | None]) -> Machine:
+    status, report, asked = node.status(NodeStatus), node.report(NodeReport), node.actions(NodeActions)
+    is_ours = asked.drain and asked.drain_reason == drained_for
+    drain = node.envelope.condition("Drained") if is_ours else None
+    return Machine(
+        "node",
+        node.envelope.name,
+        node.uid,
+        report.version,
+        status.phase == "Ready",
+        outcome=failures.get(UPGRADE.name),
+        lost_at=status.lost_at,
+        reboot=report.reboot,
+        outdated=report.outdated,
+        emptied=drain.reason if drain is not None else "",
+        emptying=drain.message if drain is not None else "",
+        closed=asked.cordoned and not is_ours,
+        rebooted=failures.get(REBOOT.name),
+    )
 
 
 def find_others(view: View, upgrade: Item) -> tuple[str, str]:
@@ -131,7 +179,8 @@ def _read_server(item: Item) -> object:
 
 def _read_node(item: Item) -> object:
     report = item.report(NodeReport)
-    return item.status(NodeStatus).phase, report.version, report.orders.upgrade, item.deleting
+    orders, drain = (report.orders.upgrade, report.orders.reboot), item.envelope.condition("Drained")
+    return item.status(NodeStatus).phase, report.version, orders, item.deleting, report.reboot, report.outdated, drain
 
 
 _READ = {"server": _read_server, "node": _read_node}

@@ -2,7 +2,7 @@
 
 Servers come before nodes, since an agent is never newer than the servers; towards an older release it is the other way round. Of
 the servers the leading one is the last. A machine's turn is over once it has been ready with the release for a while; whatever
-goes wrong before that ends the attempt.
+goes wrong before that ends the attempt. The second turns, of nodes that are renewed, are in ``renewal.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from weft.controllers.upgrade.renewal import check_renewal, describe_renewal, give_renewal
 from weft.kinds.upgrade import MOST_LEFT, Machine, Turn, UpgradeActions, UpgradeStatus, is_downgrade, order_machines
 
 SETTLE_SECONDS = 5.0  # for which a machine is ready with the release before the next one's turn
@@ -18,10 +19,17 @@ TURN_SECONDS = 900.0  # within which a machine fetches the packages, installs th
 
 
 def plan_upgrade(
-    to: str, asked: UpgradeActions, former: UpgradeStatus, machines: Sequence[Machine], other: str, now: float
+    to: str,
+    asked: UpgradeActions,
+    former: UpgradeStatus,
+    machines: Sequence[Machine],
+    other: str,
+    now: float,
+    *,
+    renew: bool = False,
 ) -> UpgradeStatus:
-    """The next status, without the order. ``other``: what takes this one's place ("replaced by …", of one that isn't under way), or
-    is under way before it; "" is nothing."""
+    """The next status, without the orders. ``other``: what takes this one's place ("replaced by …", of one that isn't under way),
+    or is under way before it; "" is nothing."""
     status = msgspec.structs.replace(former)
     left = [one for one in order_machines(to, machines) if one.release != to]
     status.machines, status.upgraded = len(machines), len(machines) - len(left)
@@ -35,14 +43,21 @@ def plan_upgrade(
             return _stop(status, "people stopped it")
         if former.phase == "Stopped" and asked.attempt <= former.attempt:
             return status
-        status.phase, status.attempt, status.turn = "Running", asked.attempt, None
+        status.phase, status.attempt, status.turn, status.kept = "Running", asked.attempt, None, []
         status.begun_at = status.begun_at or now
-    if status.turn is not None:
+    if status.turn is not None and status.turn.work == "renewal":
+        if not asked.stop:
+            check_renewal(status, machines, now)
+            if status.phase == "Stopped" or status.turn is not None:
+                return status
+    elif status.turn is not None:
         _check_turn(to, status, machines, now)
         if status.phase == "Stopped" or (status.turn is not None):
             return status
     if asked.stop:
         return _stop(status, "people stopped it")
+    if not left and renew and give_renewal(status, machines, now):
+        return status
     return _give_turn(to, status, left, machines, now)
 
 
@@ -80,7 +95,7 @@ def _give_turn(
     """The next machine gets its turn, if nothing speaks against it."""
     if not left:
         status.phase, status.ended_at = "Done", now
-        status.message = f"{len(machines)} of {len(machines)} machines have weft {to}"
+        status.message = f"{len(machines)} of {len(machines)} machines have weft {to}{describe_renewal(status)}"
         return status
     status.phase = "Running"
     if (away := next((one for one in machines if one.is_server and not one.ready), None)) is not None:

@@ -56,6 +56,7 @@ from weft.drivers.cgroup.limits import plan_agent_memory
 from weft.drivers.linux.node_counters import open_node_counters
 from weft.drivers.linux.syscalls import is_clock_synchronized
 from weft.drivers.package.installer import DebianInstaller
+from weft.drivers.power.systemd import SystemdReboot
 from weft.launch.agent.configuration import parse_agent, show_configuration
 from weft.launch.agent.drivers import FUNCTIONS, LOCAL_FUNCTIONS, load_class, load_drivers
 from weft.launch.agent.host import make_host
@@ -169,6 +170,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         proxies=proxies,
         guard=guard,
         installer=DebianInstaller("agent"),
+        reboot=SystemdReboot(),
     )
     agent = Agent(parts)
     _send_lines(options, parts, clock)

@@ -66,6 +66,7 @@ from weft.agent.template.claim import BootMemory
 from weft.agent.template.library import TemplateLibrary
 from weft.agent.template.often import AFTER
 from weft.agent.trace.sender import SpanSender
+from weft.agent.upgrade.renewal import RebootWork, Renewal
 from weft.agent.upgrade.work import UpgradeWork
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
@@ -79,9 +80,10 @@ from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.guard import GuardDriver
 from weft.contracts.machine.packages import PackageInstaller
+from weft.contracts.machine.reboot import MachineReboot
 from weft.contracts.proxy import ProxyDriver
 from weft.kinds.node import NODE, NodeReport
-from weft.kinds.orders import ASK, BACKUP, MAKE_IMAGE, RECEIVE, SEND, TRIM, UPGRADE, VOLUME, WARM
+from weft.kinds.orders import ASK, BACKUP, MAKE_IMAGE, REBOOT, RECEIVE, SEND, TRIM, UPGRADE, VOLUME, WARM
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref
 from weft.protocol.report import ReportAnswer
@@ -96,7 +98,8 @@ class AgentParts:
     name; ``container_images`` stores images of containers; ``server_places`` are where it reaches the server, as HOST:PORT.
     ``warm_after``: see TemplateLibrary. ``log_bytes``, ``log_seconds``: how much of what is printed here is kept, and how long.
     ``traced``: what people's writes lead to here is recorded, and brought to the server. ``proxies`` None: HTTP services aren't
-    served here; ``guard`` None: no guests run here that have to be held; ``installer`` None: upgrades leave this machine alone."""
+    served here; ``guard`` None: no guests run here that have to be held; ``installer`` None: upgrades leave this machine alone;
+    ``reboot`` None: nobody reboots it."""
 
     def __init__(
         self,
@@ -117,6 +120,7 @@ class AgentParts:
         proxies: ProxyDriver | None = None,
         guard: GuardDriver | None = None,
         installer: PackageInstaller | None = None,
+        reboot: MachineReboot | None = None,
     ) -> None:
         self.host, self.tasks, news = host, Tasks(), asyncio.Event()
         self.on_gateways: Callable[[Sequence[str]], None] = lambda gateways: None  # as each answer names them
@@ -183,6 +187,7 @@ class AgentParts:
                 RECEIVE.name: self.receiver,
                 WARM.name: self._templates,
                 UPGRADE.name: Executor(UPGRADE, UpgradeWork(installer, server, clock), *of_node),
+                REBOOT.name: Executor(REBOOT, RebootWork(reboot, host.state_dir, self.table, clock), *of_node),
             }
         )
         parts = NodeParts(
@@ -211,6 +216,7 @@ class AgentParts:
             *(self.recorded_flows, self._proxies, self._guarded, clock),
         )
         self._capabilities = Capabilities(host, runtimes, network, clock, news)
+        self._renewal = Renewal(reboot, self.table, runtimes, clock, news)
 
     def list_parts(self) -> Sequence[AgentPart]:
         """The parts in the order in which they start, report, and take answers."""
@@ -282,6 +288,10 @@ class AgentParts:
             AgentPart(report=lambda: {"images": self.images.list()}),
             AgentPart(report=lambda: {"booted": self._templates.explain(), "booting_memory": self.table.booting_bytes}),
             AgentPart(report=self._describe_functions),
+            AgentPart(
+                keep=self._renewal.keep,
+                report=lambda: {"reboot": self._renewal.need, "outdated": self._renewal.outdated},
+            ),
             AgentPart(keep=self.allocations.follow_runtimes),
         )
 

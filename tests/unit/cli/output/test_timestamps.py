@@ -52,6 +52,8 @@ MOMENTS = {
         "checked_at",
         "counted_at",
         "seen_at",
+        "stuck_at",
+        "rebooting_at",
         "received_at",
         "retry_at",
         "lost_at",

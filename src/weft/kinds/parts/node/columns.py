@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.parts.goal import find_condition
+from weft.kinds.parts.node.reboot import describe_need
 from weft.kinds.record import Column, Object
 from weft.objects.quantity import format_bytes, format_cpu, format_duration
 
@@ -45,6 +46,10 @@ def _pools(obj: Object) -> str:
 def read_type(given: NodeType | None, has_gpus: bool) -> NodeType:
     """A node's type: as given, else by what it has."""
     return given or ("gpu" if has_gpus else "cloud")
+
+
+def _need(obj: Object) -> str:
+    return describe_need(str(dig(obj, "report.reboot", "")), int(dig(obj, "report.outdated", 0))) or "–"
 
 
 def _autonomy(obj: Object) -> str:
@@ -115,5 +120,6 @@ NODE_COLUMNS = (
     Column("ACCEL", text("report.accelerator"), wide=True),
     Column("POWER", text("marks.power_reading.state"), wide=True),
     Column("HYPERVISOR", text("report.hypervisor"), wide=True),
+    Column("TO RENEW", _need, wide=True, flexible=True),
     Column("AGE", AGE.value, wide=True),
 )
