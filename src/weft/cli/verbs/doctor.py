@@ -33,14 +33,14 @@ _SLOW_STORE_MS = 100.0
 _FULL_PERCENT = 70  # of the store's quota
 _SIGNS = {"ok": "✓", "note": "!", "broken": "✗"}
 _COLORS = {"ok": "green", "note": "yellow", "broken": "red"}
-# What a machine that runs guests needs: the program, its Debian package.
+# What a machine that runs guests needs: the program, and where apt has it. Debian 12's own QEMU is too old.
+_QEMU = "--no-install-recommends -t bookworm-backports qemu-system-x86 qemu-utils seabios"
 _PROGRAMS = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": _QEMU,
+    "qemu-img": _QEMU,
     "ip": "iproute2",
     "nft": "nftables",
     "dnsmasq": "dnsmasq-base",
-    "nix-instantiate": "nix-bin",
 }
 
 
@@ -79,13 +79,20 @@ def examine(session: Session) -> list[Finding]:
 
 def _check_machine() -> Iterator[Finding]:
     yield Finding("machine", "ok", f"{platform.system()} {platform.release()}, Python {platform.python_version()}")
-    missing = {program: package for program, package in _PROGRAMS.items() if not shutil.which(program)}
-    if missing:
-        remedy = f"make install, or apt-get install {' '.join(missing.values())}"
-        yield Finding("programs", "note", f"missing: {', '.join(missing)} (needed where guests run)", remedy)
-    else:
-        yield Finding("programs", "ok", f"{_qemu_version()} and the other programs that guests need")
+    lacking = judge_programs({program for program in _PROGRAMS if not shutil.which(program)})
+    yield lacking or Finding("programs", "ok", f"{_qemu_version()} and the other programs that guests need")
     yield _check_kvm()
+
+
+def judge_programs(missing: set[str]) -> Finding | None:
+    """Name what to install when a machine lacks these programs."""
+    packages = {program: package for program, package in _PROGRAMS.items() if program in missing}
+    if not packages:
+        return None
+    others = [package for package in packages.values() if package != _QEMU]
+    wanted = [_QEMU] * (_QEMU in packages.values()) + [" ".join(others)] * bool(others)
+    remedy = f"{' && '.join(f'apt-get install {each}' for each in wanted)} (in a clone: make install)"
+    return Finding("programs", "note", f"missing: {', '.join(packages)} (needed where guests run)", remedy)
 
 
 def _qemu_version() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.cli.verbs.doctor import Finding, judge_servers, judge_trouble, judge_volume
+from weft.cli.verbs.doctor import Finding, judge_programs, judge_servers, judge_trouble, judge_volume
 from weft.objects.errors import StoreUnavailable, Unavailable
 
 
@@ -31,6 +31,18 @@ def test_doctor_says_which_data_is_used_and_which_is_not(home: str | None, copie
     found = judge_volume(volume, {"u-n1": ["v"], "u-n2": ["v"], "u-n3": ["v"], "u-n4": []})
     assert found is not None and found.fact == fact
     assert judge_volume({**volume, "status": {"node": node, "node_uid": home}}, {}) is None
+
+
+def test_a_lacking_qemu_comes_from_where_it_is_new_enough() -> None:
+    assert judge_programs(set()) is None
+    no_nft, nothing = judge_programs({"nft"}), judge_programs({"qemu-img", "qemu-system-x86_64", "nft", "ip"})
+    assert no_nft is not None and no_nft.remedy == "apt-get install nftables (in a clone: make install)"
+    assert (
+        nothing is not None
+        and nothing.fact == "missing: qemu-system-x86_64, qemu-img, ip, nft (needed where guests run)"
+    )
+    qemu = "apt-get install --no-install-recommends -t bookworm-backports qemu-system-x86 qemu-utils seabios"
+    assert nothing.remedy == f"{qemu} && apt-get install iproute2 nftables (in a clone: make install)"
 
 
 def test_a_server_whose_store_has_no_majority_is_not_called_dead() -> None:
