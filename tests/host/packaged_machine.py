@@ -1,5 +1,5 @@
 """Machines with systemd and this machine's programs, in which packages are installed as on real ones: containers of
-systemd-nspawn over copies of this root that are thrown away. They reach each other, and nothing else."""
+systemd-nspawn over copies of this root, or of another one, that are thrown away. They reach each other, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MASKED = (
 )
 BOOT = """
 set -e
-place=$1; size=$2; network=$4
+place=$1; size=$2; network=$4; below=$6
 mount -t tmpfs -o size=$size tmpfs "$place"
 mkdir -p /run/systemd/nspawn; mount -t tmpfs tmpfs /run/systemd/nspawn  # removed at a reboot, and only from memory
 cd "$place"; mkdir upper work root weft
-mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
+mount -t overlay overlay -o lowerdir="$below",upperdir=upper,workdir=work root
 : >root/etc/machine-id; echo "$5" >root/etc/hostname; rm -f root/var/lib/dbus/machine-id root/usr/sbin/policy-rc.d
 for unit in {masked}; do ln -sf /dev/null root/etc/systemd/system/$unit.service; done
 rm -rf root/var/lib/weft; mkdir -p root/var/lib/weft root/srv/given
@@ -34,8 +34,10 @@ while nsenter --net=/run/netns/"$network" systemd-nspawn --quiet --directory=roo
     --console=pipe --bind=/dev/net/tun --bind-ro="$3":/srv/given --bind="$place/weft":/var/lib/weft --tmpfs=/tmp
 [ $? = 133 ]; do :; done  # it is rebooted
 """
-# Control groups of version 1 are shown read-only in there, and the one of memory is bound from elsewhere.
+# Control groups of version 1 are shown read-only in there, and the one of memory is bound from elsewhere. Beside a tree of version
+# 2, which weft hides from crun, crun makes folders of its own in the folder of that tree.
 PREPARE = """
+mount -o remount,rw /sys/fs/cgroup
 for group in cpu cpuacct cpuset memory pids freezer blkio devices; do
     [ -d /sys/fs/cgroup/$group ] || continue
     umount -l /sys/fs/cgroup/$group && mount -t cgroup -o $group cgroup /sys/fs/cgroup/$group
@@ -86,14 +88,29 @@ class Network:
 
 
 class PackagedMachine:
-    """``given`` is its folder /srv/given, ``size`` what fits onto its disk, as tmpfs has it."""
+    """``given`` is its folder /srv/given, ``size`` what fits onto its disk, as tmpfs has it, ``below`` the root that it copies."""
 
-    def __init__(self, network: Network, folder: Path, given: Path, name: str = "m1", size: str = "3g") -> None:
+    def __init__(
+        self, network: Network, folder: Path, given: Path, name: str = "m1", size: str = "3g", below: str = "/"
+    ) -> None:
         self.name, self.address, self.place = name, network.next_address(), folder / name
         self.place.mkdir()
         boot = BOOT.format(masked=" ".join(MASKED))
         self._log = (folder / f"{name}.log").open("wb")
-        argv = ["unshare", "--mount", "bash", "-c", boot, "boot", str(self.place), size, str(given), network.name, name]
+        argv = [
+            "unshare",
+            "--mount",
+            "bash",
+            "-c",
+            boot,
+            "boot",
+            str(self.place),
+            size,
+            str(given),
+            network.name,
+            name,
+            below,
+        ]
         self._nspawn = subprocess.Popen(argv, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         self._leader = self._find_leader()
         deadline = time.monotonic() + 120

@@ -54,6 +54,7 @@ PACKAGES = {
         ),
         (),
         PYTHON,
+        suggests="nix-bin, openssh-client",
     ),
     "agent": Package(
         "agent of weft, which runs the guests of one machine",
@@ -63,7 +64,8 @@ PACKAGES = {
         ("agent",),
         f"{PYTHON}, conntrack, dnsmasq-base, e2fsprogs, iproute2, libseccomp2, mount, nftables, openssl, procps, "
         "weft-client",
-        "bubblewrap, conmon, crun, fdisk, haproxy, netavark, ovmf, qemu-system-x86 (>= 1:9), qemu-utils (>= 1:9), seabios",
+        "bubblewrap, conmon, crun, fdisk, golang-github-containers-common, haproxy, netavark, ovmf, qemu-system-x86 (>= 1:9), "
+        "qemu-utils (>= 1:9), seabios, zstd",
         "ceph-common, containerd, criu, ipmitool",
     ),
     "server": Package(
