@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 _LEFT_OUT = ("assets/javascripts/lunr", "sitemap.xml", "sitemap.xml.gz", "404.html", "assets/images/favicon.png")
 # They name everything, and people look for the guide first.
 _LESS_SOUGHT = re.compile(r"docs/decisions/|docs/measured|docs/status|CHANGELOG")
+_SHORT = 20
 
 
 def build_site(out: Path, root: Path = ROOT) -> None:
@@ -85,10 +86,13 @@ def _list_nav(root: Path) -> list[dict[str, object]]:
 
 def _let_paths_break(html: str) -> str:
     """A page in whose tables a path may go on in the next line: columns of paths would be as wide as the longest."""
-    return re.sub(r"<td.*?</td>", lambda cell: re.sub(r"<code>[^<]*", _add_breaks, cell[0]), html, flags=re.DOTALL)
+    return re.sub(r"<td.*?</td>", lambda cell: re.sub(r"<code>([^<]*)", _break_code, cell[0]), html, flags=re.DOTALL)
 
 
-def _add_breaks(code: re.Match[str]) -> str:
+def _break_code(code: re.Match[str]) -> str:
+    """A short word of code stays in one line, as with a hyphen."""
+    if len(code[1]) <= _SHORT:
+        return f'<code class="short">{code[1]}'
     return re.sub(r"(?<=[\w}])([/,])(?=[\w{…])", r"\1<wbr>", code[0])
 
 
