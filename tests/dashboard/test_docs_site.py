@@ -41,7 +41,9 @@ def page(chromium: Browser) -> Iterator[Page]:
 
 def test_a_search_finds_a_page_and_its_link_leads_there(site: Path, page: Page) -> None:
     page.goto(f"file://{site}/index.html")
-    page.get_by_placeholder("Search").fill("draining a node")
+    page.get_by_placeholder("Search").click()
+    expect(page.locator(".md-search-result__meta")).to_have_text("Type to start searching")
+    page.get_by_placeholder("Search").press_sequentially("draining a node", delay=20)
     page.locator(".md-search-result__link", has_text="Draining a node").first.click()
     expect(page.locator("article h1")).to_contain_text("Draining a node")
     assert page.url.startswith(f"file://{site}/guide/drain.html")
