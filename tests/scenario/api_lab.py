@@ -44,6 +44,7 @@ from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.journal import SqliteJournal
 from weft.telemetry.metrics.database import Database
 from weft.trust.ca import Authority
+from weft.trust.seal import SealKeys
 
 T = TypeVar("T")
 GATEWAY = "127.0.0.1:9"
@@ -74,7 +75,7 @@ class ApiLab:
         self.authority, self.name = Authority(folder, self.clock), "s1" if beside is None else "s2"
         (folder / "images").mkdir(exist_ok=True)
         self.settings = Settings(
-            folder / "images", b"k" * 32, (GATEWAY,), SERVER_NAME, publish_address, seal_key=b"s" * 32
+            folder / "images", b"k" * 32, (GATEWAY,), SERVER_NAME, publish_address, seal_keys=SealKeys.of(b"s" * 32)
         )
         if beside is None:
             self.loop = uvloop.new_event_loop()  # as the API servers themselves

@@ -21,7 +21,7 @@ from weft.launch.gateway.function_api import serve_function_api
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import Ref, new_uid, object_key
 from weft.trust.access_keys import derive_secret, make_key_id
-from weft.trust.seal import read_seal_key
+from weft.trust.seal import open_seal_keys
 from weft.trust.tokens import make_token
 
 T = TypeVar("T")
@@ -51,13 +51,19 @@ class ApiLab:
         await self.open()
 
     async def key(
-        self, name: str = "ci", project: str = "default", owner: Ref | None = None, **spec: Any
+        self,
+        name: str = "ci",
+        project: str = "default",
+        owner: Ref | None = None,
+        key_id: str = "",
+        sealed: str = "",
+        **spec: Any,
     ) -> tuple[str, str]:
-        """A new access key, of a user if it has an ``owner``: its id and its secret."""
-        key_id = make_key_id()
-        secret = derive_secret(read_seal_key(self.folder), key_id)
+        """A new access key, of a user if it has an ``owner``: its id and its secret, which is ``sealed`` or follows from the id."""
+        key_id = key_id or make_key_id()
+        secret = derive_secret(open_seal_keys(self.folder).keys[0], key_id)
         given = {"use": "access-key", "role": "invoker", "project": project, **spec}
-        await self._token(name, TokenSpec(**given), TokenMarks(key_id=key_id), owner)
+        await self._token(name, TokenSpec(**given), TokenMarks(key_id=key_id, sealed=sealed), owner)
         return key_id, secret
 
     async def token(self, name: str = "eve", **spec: Any) -> str:

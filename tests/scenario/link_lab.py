@@ -28,7 +28,6 @@ from weft.informer.view import make_view
 from weft.kinds.cluster import TOKEN
 from weft.kinds.secret import place_of
 from weft.protocol.link import HelloAnswer
-from weft.trust.seal import unseal
 
 
 class Side(ApiLab):
@@ -51,13 +50,13 @@ class Side(ApiLab):
             group.create_task(lease.keep())
             clusters = Clusters(
                 lease,
-                lambda sealed, place: unseal(self.settings.seal_key, sealed, place),
+                self.settings.seal_keys.unseal,
                 lambda link: in_thread(lambda: self.ask(link)),
             )
             group.create_task(run_asking(clusters, lease))
             witnesses = Witnesses(
                 lease,
-                lambda sealed, place: unseal(self.settings.seal_key, sealed, place),
+                self.settings.seal_keys.unseal,
                 lambda link, requests: in_thread(lambda: self.ask_witness(link, requests)),
             )
             group.create_task(run_asking(witnesses, lease))
@@ -89,7 +88,7 @@ class Side(ApiLab):
 
     def peer(self, name: str) -> PeerLink:
         spec = self.cluster(name)["spec"]
-        token = unseal(self.settings.seal_key, spec["sealed"]["token"], place_of(None, name, TOKEN, "cluster"))
+        token = self.settings.seal_keys.unseal(spec["sealed"]["token"], place_of(None, name, TOKEN, "cluster"))
         return PeerLink(name, spec["url"], spec["ca"], token.decode())
 
     def close(self) -> None:

@@ -24,7 +24,6 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import make_view
 from weft.objects.errors import NotFound
 from weft.scheduler.loop import Scheduler
-from weft.trust.seal import unseal
 
 TERMS = {"grants": ["migrate"], "projects": {"default": "default"}}
 
@@ -65,7 +64,7 @@ class Cluster:
             group.create_task(Scheduler(lease, "least_loaded", update_status=set_placed_status).run())
             needs = Needs(
                 images=side.folder / "images",
-                unseal=lambda sealed, place: unseal(side.settings.seal_key, sealed, place),
+                unseal=side.settings.seal_keys.unseal,
             )
             mine = [one for one in CONTROLLERS if not {*one.needs} - {"renewals"}]
             departures = Registered(lambda lease, needs: Departures(lease, needs.unseal))

@@ -54,6 +54,7 @@ from weft.telemetry.logs.server import ServerLog
 from weft.telemetry.traces.store import TraceStore
 from weft.trust.ca import Authority
 from weft.trust.credentials import Actor, StoredToken
+from weft.trust.seal import SealKeys
 
 SOURCE = "api"
 
@@ -89,7 +90,7 @@ class Settings:
     gateways: tuple[str, ...]  # where streams connect, HOST:PORT
     server_name: str
     publish_address: str | None = None  # a port that another program holds here can't be published
-    seal_key: bytes = b""
+    seal_keys: SealKeys = field(default_factory=SealKeys.of)
     functions: tuple[str, ...] = ()  # where callers of functions connect
     listen: tuple[str, ...] = ()  # where clients of the API connect
     most_objects: int = 5_000  # of a kind in a project; ten times as many of some kinds
@@ -145,6 +146,7 @@ class ApiContext:
     server_log: ServerLog | None = None  # of its own processes; None: the server keeps none
     history: History | None = None  # of metrics; None: the server keeps none
     own: ServerIdentity | None = None  # which server this is; None: it knows no others
+    arranging: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while the server's sealing keys change
     logins: LoginLimits = field(default_factory=LoginLimits)
     requests: RequestCounts = field(default_factory=RequestCounts)
     counted: CountedObjects = field(default_factory=CountedObjects)

@@ -38,6 +38,7 @@ from weft.api.node import (
 from weft.api.object import bulk, delete, read, repository_key, verbs, write
 from weft.api.request.call import JSON, Call, read_segments
 from weft.api.request.target import Target, no_such_path, read_target
+from weft.api.rotation import pages as rotation
 from weft.api.route import Handler, Route, Topic, list_names
 from weft.api.servers import join as server_join
 from weft.api.trace import pages as trace
@@ -196,6 +197,7 @@ ROUTES: tuple[Route, ...] = (
     *service_certificates.ROUTES,
     *join.ROUTES,
     *server_join.ROUTES,
+    *rotation.ROUTES,
     *report.ROUTES,
     *secrets.ROUTES,
     *made_images.ROUTES,

@@ -31,6 +31,8 @@ PERMISSIONS: dict[str, Permission] = {  # these, of no kind's record, and those 
     "function:upload": Permission("write", True),  # its code
     "model:upload": Permission("write", True),  # its ONNX file
     "metric:list": Permission("read", True),  # of workloads; those of nodes only to whom it has in all projects
+    "rotation:create": Permission("fabric", False),  # of a key of the fabric
+    "rotation:list": Permission("read", False),
     "server:logs": Permission("fabric", False),  # what the server's own processes log
     "trace:get": Permission("read", True),  # its spans of objects that one may read
     "trace:list": Permission("read", True),

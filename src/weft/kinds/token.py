@@ -57,6 +57,7 @@ class TokenMarks(msgspec.Struct, kw_only=True, frozen=True):
     claims: Annotated[list[str], field("Groups that the OIDC provider named at the login")] = []
     sha256: Annotated[str, field("Hash of the secret", max_length=64)] = ""
     key_id: Annotated[str, field("The access key's id", max_length=64)] = ""
+    sealed: Annotated[str, field('The access key\'s secret, sealed; "": it follows from the id', max_length=200)] = ""
 
 
 class TokenStatus(msgspec.Struct, kw_only=True):

@@ -133,15 +133,15 @@ class Backup:
 async def write_backup(
     path: Path,
     store: Store,
-    files: Mapping[str, str],
+    read_files: Callable[[], Mapping[str, str]],
     *,
     weft: str,
     taken_at: float,
     uploads: Path | None = None,
     rows: Callable[[], Iterator[bytes]] = lambda: iter(()),
 ) -> Backup:
-    """Write what ``store`` holds at one revision, ``files``, ``rows`` (JSON), and what the folder ``uploads`` has by digest, to
-    ``path`` (mode 0600), while others write on.
+    """Write what ``store`` holds at one revision, what ``read_files`` gives after that instant, ``rows`` (JSON), and what the
+    folder ``uploads`` has by digest, to ``path`` (mode 0600), while others write on.
 
     Every commit acknowledged before the call is in it. Raises InUse if ``path`` exists, InvalidInput without
     its folder, what the store raises, and OSError; then there is no file."""
@@ -153,7 +153,7 @@ async def write_backup(
     try:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                backup = await _write(partial, store, files, weft, taken_at, uploads, rows())
+                backup = await _write(partial, store, read_files, weft, taken_at, uploads, rows())
                 break
             except Compacted:  # the store forgot the instant before all of it was read
                 if attempt == _ATTEMPTS:
@@ -173,7 +173,7 @@ async def write_backup(
 async def _write(
     partial: Path,
     store: Store,
-    files: Mapping[str, str],
+    read_files: Callable[[], Mapping[str, str]],
     weft: str,
     taken_at: float,
     uploads: Path | None,
@@ -194,6 +194,7 @@ async def _write(
         version = VERSION if first is not None else WITHOUT_ROWS if has_uploads else WITHOUT_UPLOADS
         header = Header(FORMAT, version, weft, taken_at, page.cursor)
         write(header)
+        files = read_files()
         for name, text in files.items():
             write(_File(name, text))
         for row in itertools.chain([] if first is None else [first], rows):

@@ -25,7 +25,7 @@ async def make(path: Path, count: int = 1_203) -> Path:
     store = MemoryStore()
     for first in range(0, count, 100):
         await store.commit([Put(f"/k/{n:05}", f'{{"n": {n}, "é": "\\n"}}'.encode()) for n in range(first, first + 100)])
-    await write_backup(path, store, FILES, weft="0.1.0", taken_at=5.0)
+    await write_backup(path, store, lambda: FILES, weft="0.1.0", taken_at=5.0)
     return path
 
 
@@ -79,7 +79,7 @@ async def test_a_backup_amid_sixteen_writers_has_all_that_was_acknowledged_befor
     for number in range(4):
         await asyncio.sleep(0.2)
         before.append(dict(acknowledged))
-        await write_backup(tmp_path / f"b{number}", store, {}, weft="0.1.0", taken_at=0)
+        await write_backup(tmp_path / f"b{number}", store, dict, weft="0.1.0", taken_at=0)
     stop = True
     await asyncio.gather(*writers)
     await store.close()
@@ -137,7 +137,7 @@ async def test_what_was_uploaded_goes_along_and_comes_back_whole(tmp_path: Path)
     (folder / ".upload-x").write_bytes(b"half")
     store = MemoryStore()
     await store.commit([Put("/k/1", b"{}")])
-    await write_backup(tmp_path / "b", store, FILES, weft="0.1.0", taken_at=5.0, uploads=folder)
+    await write_backup(tmp_path / "b", store, lambda: FILES, weft="0.1.0", taken_at=5.0, uploads=folder)
     backup = read_backup(tmp_path / "b")
     assert (backup.objects, backup.uploads, backup.files, backup.header.version) == (1, 3, FILES, 2)
     assert [key for key, _ in backup.entries()] == ["/k/1"]
@@ -150,7 +150,7 @@ async def test_what_was_uploaded_goes_along_and_comes_back_whole(tmp_path: Path)
 async def test_without_uploads_an_older_weft_reads_it_too(tmp_path: Path) -> None:
     store = MemoryStore()
     await store.commit([Put("/k/1", b"{}")])
-    await write_backup(tmp_path / "b", store, FILES, weft="0.1.0", taken_at=5.0, uploads=tmp_path / "none")
+    await write_backup(tmp_path / "b", store, lambda: FILES, weft="0.1.0", taken_at=5.0, uploads=tmp_path / "none")
     backup = read_backup(tmp_path / "b")
     assert (backup.header.version, backup.uploads) == (1, 0)
     backup.put_uploads(tmp_path / "back")
@@ -161,5 +161,7 @@ async def test_an_upload_that_a_disk_has_spoilt_is_left_out(tmp_path: Path) -> N
     folder = tmp_path / "code"
     folder.mkdir()
     (folder / ("ab" * 32)).write_bytes(b"something else")
-    backup = await write_backup(tmp_path / "b", MemoryStore(), FILES, weft="0.1.0", taken_at=5.0, uploads=folder)
+    backup = await write_backup(
+        tmp_path / "b", MemoryStore(), lambda: FILES, weft="0.1.0", taken_at=5.0, uploads=folder
+    )
     assert backup.uploads == read_backup(tmp_path / "b").uploads == 0

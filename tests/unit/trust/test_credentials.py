@@ -21,6 +21,7 @@ from weft.trust.credentials import (
 )
 from weft.trust.directory import Directory
 from weft.trust.peer import Peer
+from weft.trust.seal import SealKeys
 from weft.trust.tokens import Token, hash_secret
 
 NOW = 1_700_000_000.0
@@ -80,10 +81,10 @@ def test_an_unknown_access_key_is_refused_before_anything_is_verified() -> None:
     text = f"AWS4-HMAC-SHA256 {scope}, SignedHeaders=host;x-amz-date, Signature={'0' * 64}"
     request = SignedRequest("POST", "/", "", {"host": ["h"], "x-amz-date": [f"{day}T221320Z"]}, b"")
     with pytest.raises(NotAuthenticated) as refused:
-        check_signature(text, request, lambda key_id: None, DIRECTORY, b"k" * 32, NOW)
+        check_signature(text, request, lambda key_id: None, DIRECTORY, SealKeys.of(b"k" * 32), NOW)
     assert refused.value.token == "unknownAccessKey"
     with pytest.raises(NotAuthenticated) as refused:
-        check_signature(text, request, lambda _: StoredToken("ci", spec()), DIRECTORY, b"k" * 32, NOW)
+        check_signature(text, request, lambda _: StoredToken("ci", spec()), DIRECTORY, SealKeys.of(b"k" * 32), NOW)
     assert refused.value.token == "invalidSignature"
 
 

@@ -14,7 +14,6 @@ from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.trust.certificate_pair import find_fault
-from weft.trust.seal import unseal
 
 CERTIFICATE, KEY = "tls.crt", "tls.key"
 _GIVE = "weft secret create NAME --from-file tls.crt=FILE --from-file tls.key=FILE"
@@ -36,8 +35,8 @@ async def check_certificate(
 
 def open_certificate(context: ApiContext, project: str | None, name: str, sealed: Mapping[str, str]) -> tuple[str, str]:
     """Certificate and key of the secret ``name``. Raises KeyError for one that it lacks, Unavailable."""
-    key = context.settings.seal_key
-    first, second = (unseal(key, sealed[one], place_of(project, name, one)).decode() for one in (CERTIFICATE, KEY))
+    keys = context.settings.seal_keys
+    first, second = (keys.unseal(sealed[one], place_of(project, name, one)).decode() for one in (CERTIFICATE, KEY))
     return first, second
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from weft.objects.errors import InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key
 from weft.objects.schema import read_strict
 from weft.objects.spec_change import FieldChange
-from weft.trust.seal import derive_key, seal, unseal
+from weft.trust.seal import derive_key, unseal
 
 
 def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -> dict[str, Any]:
@@ -28,7 +28,11 @@ def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -
     if not kind.admission.seals:
         return manifest.spec
     before = decode_part(current.spec, SealedSpec).sealed if current is not None else {}
-    kept = _read_kept(manifest.spec.get("sealed"), before)
+
+    def place(key: str) -> str:
+        return place_of(manifest.project, manifest.name, key, kind.name)
+
+    kept = _read_kept(context, manifest.spec.get("sealed"), before, place)
     values = manifest.spec.get("values") or {}
     if not isinstance(values, dict):
         raise InvalidInput("spec.values must be a set of key: value", field="spec.values")
@@ -41,9 +45,8 @@ def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -
     sealed = dict(kept)
     made = kind.admission.makes_values(manifest.spec) if current is None else {}
     for key, value in {**made, **values}.items():
-        place = place_of(manifest.project, manifest.name, key, kind.name)
-        if key not in kept or _open(context, kept[key], place) != value:
-            sealed[key] = seal(context.settings.seal_key, value.encode(), place)
+        if key not in kept or _open(context, kept[key], place(key)) != value:
+            sealed[key] = context.settings.seal_keys.seal(value.encode(), place(key))
     return {**manifest.spec, "values": {}, "sealed": sealed}
 
 
@@ -57,7 +60,7 @@ async def open_backed_up(context: ApiContext, manifest: Manifest) -> Manifest:
         raise NotFound(f'backup repository "{given.repository[:80]}" not found', field="spec.from_backup.repository")
     own = decode_part(decode_envelope(entry.value).spec, SealedSpec).sealed[KEY]
     place = place_of(None, given.repository, KEY, BACKUP_REPOSITORY.name)
-    key = derive_key(bytes.fromhex(unseal(context.settings.seal_key, own, place).decode()), USE)
+    key = derive_key(bytes.fromhex(context.settings.seal_keys.unseal(own, place).decode()), USE)
     values = dict(manifest.spec.get("values") or {})
     for word, sealed in given.values.items():
         try:
@@ -92,19 +95,35 @@ def hide_changes(kind: Kind, changes: list[FieldChange]) -> list[FieldChange]:
     ]
 
 
-def _read_kept(given: Any, before: Mapping[str, str]) -> dict[str, str]:
+def _read_kept(
+    context: ApiContext, given: Any, before: Mapping[str, str], place: Callable[[str], str]
+) -> dict[str, str]:
     """A client may send back the sealed values that it read, or some of them."""
     if given is None:
         return dict(before)
-    if not isinstance(given, dict) or any(before.get(key) != value for key, value in given.items()):
-        raise InvalidInput(
-            "spec.sealed is set by the server", field="spec.sealed", hint="give the values in spec.values"
-        )
-    return dict(given)
+    if isinstance(given, dict) and all(
+        _is_same(context, before.get(key), value, place(key)) for key, value in given.items()
+    ):
+        return {key: before[key] for key in given}
+    raise InvalidInput(
+        "spec.sealed is set by the server, and isn't what the object has now",
+        field="spec.sealed",
+        hint="get the object again if its values were sealed again since; else give the values in spec.values",
+    )
+
+
+def _is_same(context: ApiContext, kept: str | None, given: object, place: str) -> bool:
+    """Whether it is the sealed value, or was until a rotation sealed that again."""
+    if kept is None or not isinstance(given, str):
+        return False
+    if given == kept:
+        return True
+    opened = _open(context, given, place)
+    return opened is not None and opened == _open(context, kept, place)
 
 
 def _open(context: ApiContext, sealed: str, place: str) -> str | None:
     try:
-        return unseal(context.settings.seal_key, sealed, place).decode()
+        return context.settings.seal_keys.unseal(sealed, place).decode()
     except Unavailable:
         return None

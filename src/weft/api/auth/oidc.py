@@ -28,7 +28,6 @@ from weft.objects.identity import cut_name, kind_prefix, object_key
 from weft.protocol.login import LoginBegun, LoginInput
 from weft.serving.shares import who_is
 from weft.trust.id_tokens import Identity
-from weft.trust.seal import seal, unseal
 
 SESSION_SECONDS = 600.0
 _PLACE = "oidc-login"
@@ -72,7 +71,7 @@ async def begin(context: ApiContext, call: Call, given: LoginInput, page: str = 
         _begin_device(provider, session) if given.oidc == "device" else _begin_browser(provider, session, given, page)
     )
     context.logins.give_back(f"begin {address}", address)
-    sealed = seal(context.settings.seal_key, msgspec.json.encode(session), _PLACE)
+    sealed = context.settings.seal_keys.seal(msgspec.json.encode(session), _PLACE)
     return msgspec.structs.replace(begun, session=sealed)
 
 
@@ -153,7 +152,7 @@ def _read_text(answer: dict[str, Any], name: str) -> str:
 
 def _open(context: ApiContext, sealed: str) -> _Session:
     try:
-        session = msgspec.json.decode(unseal(context.settings.seal_key, sealed, _PLACE), type=_Session)
+        session = msgspec.json.decode(context.settings.seal_keys.unseal(sealed, _PLACE), type=_Session)
     except (Unavailable, msgspec.MsgspecError):
         session = _Session(0.0)
     if session.expires < context.clock.now():

@@ -28,7 +28,6 @@ from weft.serving.answer import Answer
 from weft.serving.shares import who_is
 from weft.trust.credentials import Actor
 from weft.trust.passwords import hash_password, verify_password
-from weft.trust.seal import seal, unseal
 
 MOST_ENDED = MAX_WRITES - 1
 
@@ -79,7 +78,7 @@ async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
                 field="first",
                 hint=f"weft user passwd {name} sets another one",
             )
-        sealed = seal(context.settings.seal_key, hashed.encode(), place_of_password(user.uid))
+        sealed = context.settings.seal_keys.seal(hashed.encode(), place_of_password(user.uid))
         changed, spec = msgspec.structs.replace(user), decode_part(user.spec, UserSpec)
         changed.marks = merge_part(user.marks, UserMarks(password=sealed))
         draft = await admit.plan_spec(context, view, USER, changed, spec, spec, [], actor)
@@ -120,7 +119,7 @@ async def _list_tokens(context: ApiContext, user: Envelope, actor: Actor, *, log
 
 def _open_hash(context: ApiContext, user: Envelope) -> str | None:
     sealed = decode_part(user.marks, UserMarks).password
-    return unseal(context.settings.seal_key, sealed, place_of_password(user.uid)).decode() if sealed else None
+    return context.settings.seal_keys.unseal(sealed, place_of_password(user.uid)).decode() if sealed else None
 
 
 ROUTES = (

@@ -27,7 +27,7 @@ from weft.objects.identity import object_key
 from weft.objects.quantity import format_time
 from weft.protocol.link import write_link_token
 from weft.serving.answer import Answer
-from weft.trust.access_keys import derive_secret, make_key_id
+from weft.trust.access_keys import derive_secret, make_key_id, place_of_access_key
 from weft.trust.credentials import Actor, invalid_token
 from weft.trust.tokens import make_token, make_token_id
 
@@ -55,8 +55,10 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     name = raw.get("name") or make_token_id(use if use in (*ONCE, "access", ACCESS_KEY) else "token")
     if use == ACCESS_KEY:
         key_id = make_key_id()
-        text = derive_secret(context.settings.seal_key, key_id)
-        full, marks = {"role": "invoker", **spec}, {"key_id": key_id}
+        keys = context.settings.seal_keys
+        text = derive_secret(keys.keys[0], key_id)
+        sealed = keys.seal(text.encode(), place_of_access_key(key_id))
+        full, marks = {"role": "invoker", **spec}, {"key_id": key_id, "sealed": sealed}
     else:
         text, sha256 = make_token(str(name))
         full, marks = dict(spec), {"sha256": sha256}

@@ -17,7 +17,6 @@ from weft.kinds.token import TokenMarks, TokenSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InvalidInput
 from weft.objects.identity import kind_prefix
-from weft.trust.seal import seal
 
 MOST_CLUSTERS = 100
 
@@ -116,7 +115,7 @@ async def plan_link(
     now, kind, uid = context.clock.now(), CLUSTER.name, find_uid(other.ca)
     name = former.name if former is not None else name
     kept = decode_part(former.spec, ClusterSpec) if former is not None else None
-    sealed = {TOKEN: seal(context.settings.seal_key, secret.encode(), place_of(None, name, TOKEN, kind))}
+    sealed = {TOKEN: context.settings.seal_keys.seal(secret.encode(), place_of(None, name, TOKEN, kind))}
     spec = ClusterSpec(
         url=other.url,
         ca=other.ca,

@@ -14,7 +14,7 @@ from weft.kinds.secret import SecretSpec, place_of
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Unavailable
 from weft.objects.identity import kind_prefix
-from weft.trust.seal import derive_key, seal, unseal
+from weft.trust.seal import derive_key, seal
 
 _TRIES = 20
 _ENDED = ("Succeeded", "Failed", "Cancelled")
@@ -80,7 +80,7 @@ def _back_up(context: ApiContext, one: Envelope, key: bytes) -> BackedUpObject:
     sealed: dict[str, str] = {}
     if kind.admission.seals and not snapshots:
         for word, value in decode_part(one.spec, SecretSpec).sealed.items():
-            plain = unseal(context.settings.seal_key, value, place_of(one.project, one.name, word))
+            plain = context.settings.seal_keys.unseal(value, place_of(one.project, one.name, word))
             sealed[word] = seal(key, plain, place_of(one.project, one.name, word))
     return BackedUpObject(
         kind=one.kind,

@@ -26,7 +26,6 @@ from weft.objects.errors import InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key
 from weft.protocol.report import OpenedLink, OpenedRepository, OpenedSecrets, SecretsInput
 from weft.serving.answer import Answer
-from weft.trust.seal import unseal
 from weft.trust.tickets import check_repository_ticket, check_secret_ticket, sign_blob_ticket
 
 _OF_REGISTRIES = frozenset((USERNAME, PASSWORD, TOKEN))
@@ -115,9 +114,9 @@ async def _open_repository(context: ApiContext, call: Call, asked: SecretsInput)
     if entry is None:
         raise NotFound(f"backup repository {name[:80]} not found")
     spec = decode_part(decode_envelope(entry.value).spec, BackupRepositorySpec)
-    key, kind = context.settings.seal_key, BACKUP_REPOSITORY.name
+    keys, kind = context.settings.seal_keys, BACKUP_REPOSITORY.name
     opened = {
-        word: unseal(key, value, place_of(None, name, word, kind)).decode() for word, value in spec.sealed.items()
+        word: keys.unseal(value, place_of(None, name, word, kind)).decode() for word, value in spec.sealed.items()
     }
     if spec.credentials:
         project, _, secret = spec.credentials.partition("/")
@@ -148,7 +147,7 @@ async def _open_link(context: ApiContext, call: Call, name: str) -> OpenedLink:
     sealed = spec.sealed.get(LINK_TOKEN) if spec is not None else None
     if found is None or spec is None or sealed is None:
         raise NotFound(f"cluster {name[:80]} not found, or it has no token", hint="weft cluster link")
-    token = unseal(context.settings.seal_key, sealed, place_of(None, name, LINK_TOKEN, CLUSTER.name)).decode()
+    token = context.settings.seal_keys.unseal(sealed, place_of(None, name, LINK_TOKEN, CLUSTER.name)).decode()
     others = decode_part(found.status, ClusterStatus).servers
     return OpenedLink(spec.url, spec.ca, token, context.clock.now(), others)
 
@@ -163,8 +162,8 @@ async def _open_volume(context: ApiContext, project: str | None, volume: Allocat
     try:
         if sealed is None:
             raise Unavailable("it has none")
-        return unseal(
-            context.settings.seal_key, sealed, place_of(project, volume.name, VOLUME_KEY, VOLUME.name)
+        return context.settings.seal_keys.unseal(
+            sealed, place_of(project, volume.name, VOLUME_KEY, VOLUME.name)
         ).decode()
     except Unavailable as problem:
         raise NotFound(
@@ -193,7 +192,7 @@ def _pick(
             hint=f"it has: {', '.join(sorted(kept.sealed)) or 'none'}",
         )
     return {
-        key: unseal(context.settings.seal_key, kept.sealed[key], place_of(project, name, key)).decode()
+        key: context.settings.seal_keys.unseal(kept.sealed[key], place_of(project, name, key)).decode()
         for key in sorted(keys)
     }
 

@@ -14,7 +14,6 @@ from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import NotFound
 from weft.objects.identity import object_key
 from weft.serving.answer import Answer
-from weft.trust.seal import unseal
 
 
 class RepositoryKeyAnswer(msgspec.Struct, frozen=True):
@@ -36,7 +35,7 @@ async def read_key(context: ApiContext, call: Call, name: str) -> Answer:
     if entry is None:
         raise NotFound(f'backup repository "{name[:80]}" not found', hint="weft backuprepository list")
     sealed = decode_part(decode_envelope(entry.value).spec, BackupRepositorySpec).sealed[KEY]
-    key = unseal(context.settings.seal_key, sealed, place_of(None, name, KEY, kind)).decode()
+    key = context.settings.seal_keys.unseal(sealed, place_of(None, name, KEY, kind)).decode()
     return json_answer(msgspec.to_builtins(RepositoryKeyAnswer(key)))
 
 

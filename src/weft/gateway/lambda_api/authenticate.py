@@ -21,22 +21,23 @@ from weft.trust.credentials import (
     read_bearer,
 )
 from weft.trust.directory import Directory
+from weft.trust.seal import SealKeys
 from weft.trust.sigv4 import is_signed
 
 
 class Authenticator:
     """``view`` has the tokens, found by TOKENS_BY_KEY too; ``directory`` knows the users."""
 
-    def __init__(self, view: View, directory: Directory, seal_key: bytes, clock: Clock) -> None:
+    def __init__(self, view: View, directory: Directory, keys: SealKeys, clock: Clock) -> None:
         self._view, self._directory, self._clock = view, directory, clock
-        self._seal_key = seal_key
+        self._keys = keys
 
     def identify(self, request: LambdaRequest) -> Actor:
         """The caller. Raises NotAuthenticated."""
         authorization, now = request.header("authorization"), self._clock.now()
         if is_signed(authorization):
             signed = SignedRequest(request.method, request.path, request.query, request.headers, request.body)
-            return check_signature(authorization, signed, self._find_key, self._directory, self._seal_key, now)
+            return check_signature(authorization, signed, self._find_key, self._directory, self._keys, now)
         if authorization:
             token = read_bearer(authorization)
             item = self._view.get(object_key("token", None, token.id))

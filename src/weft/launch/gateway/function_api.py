@@ -25,7 +25,7 @@ from weft.launch.process.certificate import keep_certificate
 from weft.objects.errors import WeftError
 from weft.serving.server import HttpServer, listen, make_server_tls
 from weft.serving.shares import Bounds
-from weft.trust.seal import read_seal_key
+from weft.trust.seal import open_seal_keys
 
 AGAIN_SECONDS = 5.0
 BOUNDS = Bounds(
@@ -46,7 +46,7 @@ async def serve_function_api(
     Unavailable if they can't be kept."""
     service, deliveries = functions.service, functions.deliveries
     view, dispatcher = service.cache.view, service.dispatcher
-    seal_key, chain, key = read_seal_key(state), state / "server.crt", state / "server.key"
+    seal_keys, chain, key = open_seal_keys(state), state / "server.crt", state / "server.key"
     tls = make_server_tls(chain, key)  # callers are asked for no certificate
     await functions.events.open()
     schedules = Schedules(
@@ -59,7 +59,7 @@ async def serve_function_api(
     )
     unsubscribe = service.cache.subscribe(lambda changes: schedules.changed(), ("function",))
     router = FunctionRouter(
-        Authenticator(view, functions.directory, seal_key, clock),
+        Authenticator(view, functions.directory, seal_keys, clock),
         service.catalogue,
         dispatcher,
         LambdaApi(service.catalogue, dispatcher, deliveries, IdempotencyCache(clock)),

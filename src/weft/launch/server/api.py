@@ -22,6 +22,7 @@ from weft.api.app import build_app
 from weft.api.bootstrap import DEFAULT_CIDR, bootstrap, mark_store
 from weft.api.context import ApiContext, Settings
 from weft.api.request.trace import RequestTraces
+from weft.api.rotation.seal import SealRotation
 from weft.api.server import make_api_server, parse_address
 from weft.api.state.history import History
 from weft.api.state.oidc_provider import Provider, ProviderSettings
@@ -58,7 +59,7 @@ from weft.telemetry.audit.syslog import SyslogSender
 from weft.telemetry.journal import SqliteJournal
 from weft.telemetry.metrics.database import OFF, OWN, find_database
 from weft.trust.ca import Authority
-from weft.trust.seal import read_seal_key
+from weft.trust.seal import open_seal_keys
 from weft.trust.tickets import read_ticket_key
 
 ADDRESSES_EVERY_SECONDS = 5.0
@@ -141,7 +142,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         gateways=tuple(options.gateway),
         server_name=SERVER_NAME,
         publish_address=options.publish_on,
-        seal_key=read_seal_key(state),
+        seal_keys=open_seal_keys(state),
         functions=tuple(options.functions or ()),
         listen=tuple(options.listen),
         user_token_seconds=options.user_token_life,
@@ -189,6 +190,8 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
             context, options.context or state / "context.json", url, options.network or DEFAULT_CIDR, identity.name
         )
         await store_server.start()
+        rotation = SealRotation(context)
+        await rotation.refresh()
         context.start()
         server.start()
         keeping = asyncio.create_task(keep_place(context, clock))
@@ -212,6 +215,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
                 release=weft.__version__,
                 installed=installer.read_outcome(),
                 by_hand=installer.find_obstacle(),
+                seal_keys=settings.seal_keys.ids,
                 started_at=started_at,
                 trouble=own_member.trouble if store.url == MEMBERS else "",
                 sent_at=clock.now(),
@@ -225,6 +229,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         ]
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         flushing = asyncio.create_task(logs.keep_flushing(clock))
+        rotating = asyncio.create_task(rotation.run())
         logging = asyncio.create_task(own_logs.keep())
         tracing = asyncio.create_task(traces.keep()) if traces is not None else None
         stopping = asyncio.create_task(stop.wait())
@@ -239,6 +244,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         stopping.cancel()
         keeping.cancel()
         renewing.cancel()
+        rotating.cancel()
         flushing.cancel()
         logging.cancel()
         if tracing is not None:

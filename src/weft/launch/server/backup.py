@@ -62,6 +62,7 @@ from weft.objects.identity import kind_prefix
 from weft.objects.quantity import format_bytes, parse_period
 from weft.store.backup import Backup, read_backup, write_backup
 from weft.store.remote import RemoteStore
+from weft.trust.seal import read_text, write_keys
 
 FILES = ("ca.crt", "ca.key")  # what can't be recreated, unlike the rest of the state folder
 BLOBS = "images"  # of which only functions' code can't be fetched again
@@ -201,7 +202,16 @@ def _bring_back(options: argparse.Namespace, clock: Clock) -> int:
 async def _backup(options: argparse.Namespace, clock: Clock) -> int:
     refuse_no_server(options.state)
     there = [name for name in (*FILES, SEAL) if (options.state / name).exists()]
-    files = {name: (options.state / name).read_text() for name in there}
+    before = {name: (options.state / name).read_text() for name in there}
+
+    def read_files() -> dict[str, str]:
+        """The files, with each key that sealed anything at the backup's instant: a rotation may end while it is made."""
+        now = dict(before)
+        if SEAL in before:
+            found = read_text((options.state / SEAL).read_text())
+            now[SEAL] = write_keys([*dict.fromkeys([*found, *read_text(before[SEAL])])]).decode()
+        return now
+
     async with (
         _opened(options.state, options.store, clock) as store,
         gather_events(options.state, store, clock) as events,
@@ -209,7 +219,7 @@ async def _backup(options: argparse.Namespace, clock: Clock) -> int:
         backup = await write_backup(
             options.file,
             store,
-            files,
+            read_files,
             weft=weft.__version__,
             taken_at=clock.now(),
             uploads=options.state / BLOBS / CODE_FOLDER,

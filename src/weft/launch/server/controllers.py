@@ -65,7 +65,7 @@ from weft.telemetry.metrics.history import DatabaseHistory
 from weft.telemetry.metrics.sample import Sample
 from weft.telemetry.metrics.sender import Sender, split_samples
 from weft.trust.ca import Authority
-from weft.trust.seal import read_seal_key, unseal
+from weft.trust.seal import open_seal_keys
 
 LOCK_PATIENCE_SECONDS = 10.0
 CERTIFICATES = {"ca": "ca.crt", "server": "server.crt", "metrics": "metrics/server.crt"}  # of the server itself
@@ -199,9 +199,6 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             if spreader is not None:
                 spreader.put(batches)
 
-        def unseal_own(sealed: str, place: str) -> bytes:
-            return unseal(read_seal_key(options.state), sealed, place)
-
         departed = keep_log(options.state, DEPARTED, clock, listens=False)
         needs = Needs(
             images=options.state / "images",
@@ -209,7 +206,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             make_bundle=plan_bundles(
                 (options.state / "oci").absolute(), options.microvm_dir, options.plain_registry, options.allow_fetch
             ),
-            unseal=unseal_own,
+            unseal=open_seal_keys(options.state).unseal,
             open_bmc=open_bmc,
             allow_fetch=options.allow_fetch,
             put_samples=put_samples if sender is not None else None,

@@ -31,6 +31,9 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
     release: Annotated[str, msgspec.Meta(max_length=64)] = ""
     installed: InstallOutcome | None = None  # what became of the last packages of an upgrade
     by_hand: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # why packages can't be installed there
+    seal_keys: Annotated[
+        list[str], msgspec.Meta(max_length=16)
+    ] = []  # ids of the keys that it has; the first one seals
     started_at: float = 0.0  # unix seconds
     trouble: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # why it isn't Ready, though it runs
     sent_at: float = 0.0  # unix seconds, by its clock
