@@ -36,6 +36,7 @@ from weft.serving.protocol import HttpProtocol
 from weft.store.memory import MemoryStore
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
+from weft.trust.seal import SealKeys
 
 CLIENTS = 16
 ROUNDS = 400
@@ -78,7 +79,7 @@ class Rig:
         clock = SystemClock()
         store = MemoryStore(clock)
         self._journal = SqliteJournal(folder / "journal.db", clock)
-        settings = Settings(folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft", seal_key=b"s" * 32)
+        settings = Settings(folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft", seal_keys=SealKeys.of(b"s" * 32))
         more: dict[str, Any] = {}
         if "audit" in {field.name for field in dataclasses.fields(ApiContext)}:  # commits without one are measured, too
             more["audit"] = importlib.import_module("weft.telemetry.audit.log").AuditLog(folder / "audit", clock)

@@ -121,6 +121,7 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
         "/v1/apply", "/v1/audit", "/v1/audit:verify",
         "/v1/blobs/{sha256}", "/v1/events", "/v1/gateway", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
         "/v1/login", "/v1/projects/{project}/code/{sha256}", "/v1/projects/{project}/onnx/{sha256}", "/v1/packages/{sha256}",
+        "/v1/rotations", "/v1/servers:seal-keys",
         "/v1/usage", "/v1/whoami", "/v1/nodes/{name}:renew",
         "/v1/nodes/{name}:certificate", "/v1/nodes/{name}:devices", "/v1/nodes/{name}:invocations",
         "/v1/nodes/{name}:report", "/v1/nodes/{name}:secrets", "/v1/nodes/{name}:egress", "/v1/nodes/{name}:traces",
@@ -174,9 +175,11 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # those of their endpoints; recovery plans, and the witness's grants, those of the replicas that they promote; replications
     # and replicas, arrivals and departures those of VMs that another cluster runs: that they are stopped, and marked, or
     # taken back; what arms a replica those of its replication, VM and allocations, which nodes guard; device rollouts set
-    # devices' values; devices take away desired values whose time is over, and approve what a model accepts.
+    # devices' values; devices take away desired values whose time is over, and approve what a model accepts; a
+    # rotation seals values again.
     assert set(find_writes("spec")) == {
         "api/admission/admit",
+        "api/rotation/reseal",
         "controllers/arrival/controller",
         "controllers/conversion/controller",
         "controllers/departure/controller",

@@ -247,7 +247,7 @@ class SqliteLedger(SqliteStore):
         self._backups += 1
         path = self._path.with_name(f"{self._backups}.backup")
         with contextlib.suppress(StoreUnavailable):
-            self._backup = await write_backup(path, self, {}, weft="simulated", taken_at=0.0)
+            self._backup = await write_backup(path, self, dict, weft="simulated", taken_at=0.0)
 
     def restore(self) -> bool:
         if self._backup is None:

@@ -21,6 +21,7 @@ from weft.objects.errors import StoreUnavailable
 from weft.objects.identity import ServerIdentity
 from weft.protocol.server.presence import Presence, name_holder
 from weft.trust.audit_chain import AuditRecord
+from weft.trust.seal import SealKeys
 
 if TYPE_CHECKING:
     from tests.simulation.fabric import Fabric
@@ -95,7 +96,9 @@ class Server:
         self._starts += 1
         part = Part(fabric.loop, f"API server {self.name} {self._starts}")
         store = Socket(self.ledger.of(part.name), fabric.fate, self.doorway, local=True, writer=lambda: "API server")
-        settings = Settings(fabric.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft", seal_key=b"s" * 32)
+        settings = Settings(
+            fabric.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft", seal_keys=SealKeys.of(b"s" * 32)
+        )
         audit = AuditToNowhere()
         api = part.context.run(
             lambda: ApiContext(store, Journal(), self.clock, None, settings, audit)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
@@ -32,6 +33,7 @@ from tests.scenario.functions_lab import functions_lab
 from tests.unit.kinds.test_upgrades import KIND, stored
 
 from weft.api.bootstrap import bootstrap
+from weft.api.rotation import seal as seal_rotation
 from weft.api.state import token_use
 from weft.api.upgrade import upgrade_objects
 from weft.client import Client
@@ -50,9 +52,10 @@ from weft.objects.envelope import decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Unavailable
 from weft.objects.identity import object_key
 from weft.protocol.link import PROJECT_HEADER
+from weft.protocol.server.presence import Presence, encode_presence
+from weft.protocol.server.rotation import SEAL, read_rotation, rotation_key
 from weft.store.memory import MemoryStore
 from weft.trust.enrolment import enrolment_key
-from weft.trust.seal import unseal
 
 OWNER = "/fabric/-/ca"  # whose store it is
 FIRST_RULE = "/alertrule/fabric/backup-failed"  # the others stay, so that one commit is enough for all
@@ -77,6 +80,10 @@ RELIES_ON = {
     },
     "end_a_session": {"api/auth/session.py end": "| token"},  # whatever it has become
     "use_a_token": {"api/state/token_use.py _write": "token at"},
+    "rotate_the_sealing_key": {
+        "api/rotation/seal.py _write": "rotation absent, rotation at",
+        "api/rotation/reseal.py _write": "secret at, user at",
+    },
     "convert_a_container": {SETTLE: "conversion absent, project at, workload at"},
     "migrate_a_vm": {SETTLE: "migration absent, project at, workload at"},
     "publish_a_function": {SETTLE: "function at, functionversion absent, project at, quota absent"},
@@ -307,6 +314,31 @@ def use_a_token(lab: ApiLab, number: int) -> None:
         lab.run(lab.api.token_use.write())
     token = lab.stored(key)
     assert token is not None and decode_part(token.status, TokenStatus).used_at == float(number + 1)
+
+
+def rotate_the_sealing_key(lab: ApiLab, number: int) -> None:
+    key = rotation_key(SEAL)
+
+    def prepare() -> None:
+        lab.client.create({"kind": "secret", "name": f"r{number}", "spec": {"values": {"a": "one"}}})
+
+    def announce() -> None:
+        own = Presence("uid-s1", release="0.1.0", seal_keys=lab.api.settings.seal_keys.ids)
+        lab.run(lab.store.grant("server/s1", "s1", 60.0, encode_presence(own)))
+
+    quietly(lab, prepare)
+    announce()
+    while lab.client.http.request("POST", "/v1/rotations", {"part": SEAL}).status != 200:  # somebody else began one
+        quietly(lab, lambda: lab.run(lab.store.commit([Delete(key)])))
+    with mock.patch.object(seal_rotation, "SETTLE_SECONDS", 0.0):
+        for _ in range(40):
+            announce()
+            lab.run(seal_rotation.SealRotation(lab.api).turn())
+            entry = lab.run(lab.store.get(key))
+            if entry is not None and read_rotation(entry.value).step == "done":
+                break
+    lab.run(lab.store.release("server/s1", "s1"))
+    assert entry is not None and read_rotation(entry.value).step == "done"
 
 
 def act_on_the_one_that_was_read(lab: ApiLab, path: str, verb: str, given: dict[str, Any]) -> None:
@@ -609,8 +641,8 @@ def let_a_vm_of_a_linked_cluster_in(lab: ApiLab, number: int) -> None:
             image.status = msgspec.Raw(msgspec.json.encode(ImageStatus(phase="Available", sha256="ab" * 32)))
             lab.put(image)
             spec = other.client.get("cluster", "here")["spec"]
-            secret = unseal(
-                other.settings.seal_key, spec["sealed"]["token"], place_of(None, "here", "token", "cluster")
+            secret = other.settings.seal_keys.unseal(
+                spec["sealed"]["token"], place_of(None, "here", "token", "cluster")
             )
             client = lab.connect(msgspec.structs.replace(lab.context, token=secret.decode()))
             client.http.on_request = lambda request: request.headers.update({PROJECT_HEADER: "default"})
@@ -710,6 +742,7 @@ REQUESTS: tuple[Request, ...] = (
     set_a_password_and_end_all_tokens,
     end_a_session,
     use_a_token,
+    rotate_the_sealing_key,
     convert_a_container,
     migrate_a_vm,
     publish_a_function,

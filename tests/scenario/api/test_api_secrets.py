@@ -26,6 +26,7 @@ from weft.objects.errors import (
     NotFound,
     WeftError,
 )
+from weft.trust.seal import SealKeys
 from weft.trust.tickets import sign_blob_ticket, sign_secret_ticket
 
 WORDS = ("hunter2-one", "hunter2-two", "hunter2-three")
@@ -188,7 +189,7 @@ def test_with_another_key_nothing_is_opened_and_a_new_value_helps(lab: ApiLab) -
     node = lab.join("n1")
     make(lab, "db", password=WORDS[0])
     name = run(lab, node, env_secrets={"DB": "db/password"})
-    lab.api.settings = dataclasses.replace(lab.api.settings, seal_key=b"t" * 32)
+    lab.api.settings = dataclasses.replace(lab.api.settings, seal_keys=SealKeys.of(b"t" * 32))
     with pytest.raises(WeftError) as caught:
         ask(node, name)
     assert caught.value.token == "sealedByAnother"
@@ -280,7 +281,7 @@ def test_a_volume_whose_key_is_lost_says_so(lab: ApiLab) -> None:
     node = lab.join("n1")
     made = lab.client.create({"kind": "volume", "name": "vault", "spec": {"size": 1 << 24, "encrypted": True}})
     name = use(lab, node, made)
-    lab.api.settings = dataclasses.replace(lab.api.settings, seal_key=b"t" * 32)
+    lab.api.settings = dataclasses.replace(lab.api.settings, seal_keys=SealKeys.of(b"t" * 32))
     with pytest.raises(NotFound, match="the key of volume vault is lost") as caught:
         ask(node, name)
     assert caught.value.token == "keyLost"

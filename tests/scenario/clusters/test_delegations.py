@@ -27,7 +27,6 @@ from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.envelope import merge_part
 from weft.objects.errors import IllegalTransition, NotFound, Unavailable, WeftError
 from weft.objects.identity import object_key
-from weft.trust.seal import unseal
 
 TERMS = {"grants": ["run"], "projects": {"default": "default"}}
 URL = "file:///srv/tiny.tar"
@@ -56,7 +55,7 @@ async def delegate(side: Side) -> None:
         group.create_task(cache.run())
         await lease.begin()
         group.create_task(lease.keep())
-        keeper = Delegations(lease, lambda sealed, place: unseal(side.settings.seal_key, sealed, place))
+        keeper = Delegations(lease, side.settings.seal_keys.unseal)
         group.create_task(run_asking(keeper, lease))
 
 

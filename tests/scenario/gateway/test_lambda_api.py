@@ -20,6 +20,8 @@ from weft.gateway.function import dispatcher
 from weft.gateway.function.invocation import late_results
 from weft.protocol.invocations import InvocationAnswer, InvocationRefused, Invoke
 from weft.serving import server
+from weft.trust.access_keys import place_of_access_key
+from weft.trust.seal import make_seal_key, open_seal_keys
 
 
 @pytest.fixture(scope="module")
@@ -390,3 +392,24 @@ async def test_an_event_is_accepted_once_whichever_gateway_its_attempts_come_to(
         if attempt == 1:
             await api.restart()
     assert ids[0] == ids[1]
+
+
+async def test_an_access_key_signs_through_a_rotation_of_the_sealing_key_and_after_it(api: ApiLab) -> None:
+    """One of an earlier release, whose secret isn't stored, and one whose is: the gateway follows the file of the API server."""
+    keys = open_seal_keys(api.folder)
+    (former,), new = keys.keys, make_seal_key()
+    await make(api)
+    of_before = await api.key("of-before")
+    client = api.boto(of_before)
+    for step in ([former], [former, new], [new, former]):
+        keys.keep(step)
+        assert read(await do(lambda: client.invoke(FunctionName="thumb", Payload=b"1"))) == 1
+    sealed = keys.seal(of_before[1].encode(), place_of_access_key(of_before[0]))
+    await api.drop_token("of-before")
+    await api.key("of-before", key_id=of_before[0], sealed=sealed)
+    keys.keep([new])
+    assert read(await do(lambda: client.invoke(FunctionName="thumb", Payload=b"2"))) == 2
+    other = api.boto((of_before[0], of_before[1][::-1]))
+    with pytest.raises(ClientError) as raised:
+        await do(lambda: other.invoke(FunctionName="thumb"))
+    assert refusal(raised)[:2] == (403, "InvalidSignatureException")

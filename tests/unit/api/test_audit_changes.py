@@ -75,6 +75,7 @@ UNRECORDED = {
     *("/metrics", "/api/v1/query", "/api/v1/query_range", "/api/v1/series", "/api/v1/labels"),
     *("/api/v1/label/{name}/values", "/v1/traces", "/v1/traces/{trace}"),
     *("/v1/projects/{project}/code/{sha256}", "/v1/projects/{project}/onnx/{sha256}", "/v1/packages/{sha256}"),
+    "/v1/rotations",  # when keys were rotated, which whoever asks may read
     "/v1/projects/{project}/networktrace",  # what the objects say, which whoever asks may read
     # These record what only few may read by the kinds that they turn out to be about.
     *(f"/v1/dashboard/{name}" for name in ("search", "stream", "summary", "table")),

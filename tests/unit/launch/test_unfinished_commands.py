@@ -71,7 +71,7 @@ async def make_backup(tmp_path: Path) -> Path:
     await store.open()
     await store.commit([Put("/thing/a", b'{"name": "a"}')])
     files = {"ca.crt": "cert", "ca.key": "key"}
-    await write_backup(tmp_path / "b", store, files, weft="1", taken_at=1.0)
+    await write_backup(tmp_path / "b", store, lambda: files, weft="1", taken_at=1.0)
     await store.close()
     return tmp_path / "b"
 

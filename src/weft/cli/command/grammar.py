@@ -198,7 +198,7 @@ TOOLS: dict[str, Entry] = {
     "queue": Entry("queue", "Show the scheduling queue with expected start times"),
     "rollout": Entry("rollout", "Show how an update of a deployment goes; pause, resume or undo it"),
     "rebalance": Entry("rebalance", "Plan migrations that make load even; apply, undo or list such plans"),
-    "fabric": Entry("fabric", "Upgrade weft on all machines, under running guests"),
+    "fabric": Entry("fabric", "Upgrade weft on all machines under running guests, or rotate a key of the fabric"),
     "capacity": Entry("explain.capacity", "Show how full the nodes are, what is pending, and why"),
     "fairness": Entry("queue.fairness", "Show each project's share of the cluster, and what it is entitled to"),
     "insight": Entry("insight", "Show what history says of a workload or a node"),

@@ -17,6 +17,7 @@ import click
 from weft.cli.command import options
 from weft.cli.command.exit_codes import ERROR, OK
 from weft.cli.command.grammar import Entry
+from weft.cli.fabric.rotate import list_rotations
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
 from weft.cli.verbs.version import ask_health, ask_time
@@ -132,6 +133,8 @@ def _check_server(session: Session) -> Iterator[Finding]:
     yield _check_clock(session)
     with suppress(WeftError):  # a project's user doesn't see them
         yield from judge_servers(session.client.list("server").items)
+    with suppress(WeftError):  # nor does the user see these
+        yield from judge_rotations(list_rotations(session), session.clock.now())
     try:
         nodes = session.client.list("node").items
     except WeftError as problem:
@@ -187,6 +190,27 @@ def judge_servers(servers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             yield Finding("store", "broken", f"server {server['name']}: {problem}")
         elif quota and used >= quota * _FULL_PERCENT / 100:
             yield Finding("store", "note", f"server {server['name']}: {used / quota:.0%} of its quota is used")
+
+
+def judge_rotations(rotations: Sequence[Mapping[str, Any]], now: float) -> Iterator[Finding]:
+    """The keys of the fabric that rotate. ``now``: unix seconds."""
+    status = "weft fabric rotate status"
+    for one in rotations:
+        subject = f"key {one['part']}"
+        if one["lacking"]:
+            fact = f"{', '.join(one['lacking'])}: the server doesn't have the fabric's key, and seals nothing"
+            yield Finding(subject, "broken", fact, f"start the other servers, which give it the key; {status}")
+        elif not one["step"]:
+            yield Finding(subject, "ok", f"{one['key']}, never rotated")
+        elif one["step"] != "done":
+            waits = f"; waits for {', '.join(one['waits_for'])}" if one["waits_for"] else ""
+            remedy = "start those servers, or give them up: weft server delete NAME" if waits else ""
+            yield Finding(subject, "note", f"rotates: {one['meaning']}{waits}", remedy)
+        elif one["unopened"]:
+            fact = f"no key opens values of {', '.join(one['unopened'])}"
+            yield Finding(subject, "note", fact, "enter these values again")
+        else:
+            yield Finding(subject, "ok", f"{one['key']}, rotated {format_age(now - one['finished_at'])} ago")
 
 
 def _check_addresses(servers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""`weft fabric upgrade`: what concerns all machines together."""
+"""`weft fabric upgrade|rotate`: what concerns all machines together."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import click
 
 from weft.cli.command import options
 from weft.cli.command.grammar import Entry
+from weft.cli.command.target import usage
+from weft.cli.fabric.rotate import rotate
 from weft.cli.fabric.upgrade import upgrade
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 
-_ACTS = ("upgrade",)
+_ACTS = ("upgrade", "rotate")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         click.Argument(["act"], type=click.Choice(_ACTS), metavar="|".join(_ACTS)),
+        click.Argument(["part"], required=False, metavar="[PART|status]"),
         click.Option(
             ["--to"],
             metavar="FOLDER|RELEASE",
@@ -38,6 +41,19 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(
-    session: Session, kind: Kind | None, act: str, to: str | None, renew: bool, dry_run: bool, **_: Any
+    session: Session,
+    kind: Kind | None,
+    act: str,
+    part: str | None,
+    to: str | None,
+    renew: bool,
+    dry_run: bool,
+    **_: Any,
 ) -> int | None:
+    if act == "rotate":
+        if to or renew or dry_run:
+            raise usage("--to, --renew and --dry-run go with upgrade", "weft fabric rotate seal")
+        return rotate(session, part)
+    if part:
+        raise usage(f"upgrade takes no {part!r}", "weft fabric upgrade --to dist")
     return upgrade(session, to, renew=renew, dry_run=dry_run)

@@ -176,7 +176,7 @@ def test_no_word_means_two_things() -> None:
         ("volume create --config none.yaml x", "none.yaml: no such file", ""),
         ("fabric upgrade", "upgrade takes --to: a folder of packages", "weft fabric upgrade --to dist"),
         ("fabric upgrade --to /nope --dry-run", "--to /nope: no such folder", "give the folder in which weft-client"),
-        ("fabric downgrade", "'downgrade' is not 'upgrade'", "weft fabric --help"),
+        ("fabric downgrade", "'downgrade' is not one of 'upgrade', 'rotate'", "weft fabric --help"),
         ("rebalance plan --moves x", "--moves: 'x' is not a whole number from 0 to 500", "weft rebalance --help"),
         (
             "rebalance plan --concurrent 0",

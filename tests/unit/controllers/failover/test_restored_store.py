@@ -157,7 +157,7 @@ def test_an_object_that_can_not_be_read_is_named_before_anything_changes(
         await store.open()
         await store.commit([Put(one.key, encode_envelope(one)) for one in make_place()])
         await store.commit([Put(key, value), Put("/zone/x", b"of no kind")])
-        await write_backup(tmp_path / "backup", store, {}, weft="0", taken_at=1.0)
+        await write_backup(tmp_path / "backup", store, dict, weft="0", taken_at=1.0)
         await store.close()
 
     asyncio.run(prepare())
@@ -175,7 +175,7 @@ def test_weft_server_restore_does_so(tmp_path: Path) -> None:
         store = SqliteStore(tmp_path / "store.db", SystemClock())
         await store.open()
         await store.commit([Put(one.key, encode_envelope(one)) for one in make_place()])
-        await write_backup(tmp_path / "backup", store, {}, weft="0", taken_at=1.0)
+        await write_backup(tmp_path / "backup", store, dict, weft="0", taken_at=1.0)
         await store.close()
 
     async def read() -> str:
