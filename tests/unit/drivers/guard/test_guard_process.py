@@ -64,17 +64,14 @@ class Place:
 
     def find_guards(self) -> list[int]:
         """The guard's processes, of which the first is the parent."""
-        found = []
+        parents = dict[int, int]()
         for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, IndexError):  # it may end meanwhile
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if str(self.folder / "guard").encode() in words and (entry / "stat").read_text().split()[2] != "Z":
-                    found.append(int(entry.name))
-        return sorted(found, key=lambda pid: find_parent(pid) in found)
-
-
-def find_parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().split()[3])
+                state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+                if str(self.folder / "guard").encode() in words and state != "Z":
+                    parents[int(entry.name)] = int(parent)
+        return sorted(parents, key=lambda pid: parents[pid] in parents)
 
 
 def wait(holds: Callable[[], object], what: str) -> None:
