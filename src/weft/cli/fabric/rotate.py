@@ -81,7 +81,9 @@ def _finish(session: Session, one: dict[str, Any]) -> int:
     if session.is_document:
         print_data(session, one)
     elif one["step"] == "done":
-        print(f"{one['part']}  rotated: key {one['key']}, {one['resealed']} objects sealed again")
+        print(
+            f"{one['part']}  rotated: key {one['key']}, {one['resealed']} object{'s' if one['resealed'] != 1 else ''} sealed again"
+        )
         if one["unopened"]:
             session.notify(f"no key opens values of {', '.join(one['unopened'])}: enter them again")
     else:
