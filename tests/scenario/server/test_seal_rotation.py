@@ -140,6 +140,7 @@ def a_node(folder: Path, context: Path) -> Iterator[None]:
         agent.wait(30)
 
 
+@pytest.mark.long
 def test_nobodys_request_fails_while_a_server_rotates_and_a_backup_of_before_opens(folder: Path) -> None:
     with one_server(folder) as (server, context, client):
         People.prepare(client)
@@ -196,6 +197,7 @@ def test_a_server_killed_at_each_step_goes_on_by_itself(folder: Path) -> None:
         log_in(client)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
 def test_three_servers_rotate_while_one_is_away_and_the_leading_one_is_killed(folder: Path) -> None:
     with fabric_in(folder) as fabric:
