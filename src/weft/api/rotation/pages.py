@@ -30,9 +30,7 @@ async def begin(context: ApiContext, call: Call) -> Answer:
     call.query()
     given = read_strict(await call.read_object(), RotationInput, "")
     if given.part not in PARTS:
-        raise InvalidInput(
-            f"{given.part[:40]!r} doesn't rotate", field="part", hint=f"what rotates: {', '.join(PARTS)}"
-        )
+        raise InvalidInput(f"{given.part!r} doesn't rotate", field="part", hint=f"what rotates: {', '.join(PARTS)}")
     rotation = SealRotation(context)
     await rotation.begin(call.actor.name)
     return json_answer(msgspec.to_builtins(await rotation.describe()))

@@ -85,7 +85,7 @@ def reseal(envelope: Envelope, kind: Kind, keys: SealKeys, rotation: Rotation) -
             changed[word] = _seal_again(keys, value, place_of(envelope.project, envelope.name, word, kind.name))
         except _Unopened:
             changed[word], has_unopened = value, True
-    if changed != values:  # one that isn't opened is told of by the next walk
+    if changed != values:  # the next walk reports a value that no key opens
         fresh.spec = msgspec.Raw(msgspec.json.encode({**spec, "sealed": changed}))
         return fresh
     if has_unopened:
@@ -122,7 +122,7 @@ def _seal_again(keys: SealKeys, sealed: str, place: str) -> str:
 
 
 async def _write(store: Store, entry: Entry, fresh: Envelope) -> bool:
-    """False: somebody else wrote it meanwhile."""
+    """Write the object; False if another write came first."""
     try:
         await store.commit([Put(entry.key, encode_envelope(fresh))], [AtRevision(entry.key, entry.revision)])
     except PreconditionFailed:

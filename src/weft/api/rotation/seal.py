@@ -215,7 +215,7 @@ class SealRotation:
         return None if entry is None else read_rotation(entry.value)
 
     async def _write(self, entry: Entry | None, fresh: Rotation) -> bool:
-        """False: the record is another one since."""
+        """Write the record; False if another write came first."""
         key = rotation_key(SEAL)
         as_read = Absent(key) if entry is None else AtRevision(key, entry.revision)
         try:

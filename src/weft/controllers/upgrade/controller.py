@@ -1,8 +1,8 @@
 """Gives the machines of an upgrade their turns, one after the other.
 
 Reads upgrades, servers, nodes and their reports; writes the upgrades' status, and the drain of the node that is renewed. A server
-whose turn it is installs the packages by itself (``own.py``), a node by an order in the status. Woken by upgrades, by servers and
-nodes while one is under way, and by time.
+installs the packages itself when its turn comes (``own.py``); a node gets an order in the status. Woken by upgrades, by servers
+and nodes while one is under way, and by time.
 """
 
 from __future__ import annotations
