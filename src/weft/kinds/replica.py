@@ -166,7 +166,7 @@ def refuse_second_copy(copy: Envelope, of: str) -> None:
         raise IllegalTransition(
             f"{copy.kind}/{copy.name} is the second copy of {of}, and is there as long as that has copies",
             reason="secondCopy",
-            hint=f"weft vm set {split_subject(of)[1]} --copies 1 takes it away, where no volume of that says 2; "
+            hint=f"weft vm set {split_subject(of)[1]} --copies 1 takes it away, unless one of its volumes has 2; "
             f"weft replication set {copy.name} --rpo changes it",
         )
 
